@@ -1,0 +1,57 @@
+# Everything runs in .venv, which `make setup` builds once and again when the dependencies change.
+
+PYTHON ?= $(shell python3.11 -c 'print("python3.11")' 2>/dev/null || echo python3)
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+export RAY_USAGE_STATS_ENABLED := 0
+# Flower's own state stays inside the working tree.
+export FLWR_HOME ?= $(CURDIR)/.flwr
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint check format protos clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
+
+setup: $(STAMP) ## Make .venv with fedpoet and the tools for development, at pinned versions.
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "fedpoet needs Python 3.11 or newer; name one: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## Simulate a fleet of three kinds of devices; more options with ARGS="...".
+	$(BIN)/fedpoet simulate $(ARGS)
+
+# Two runs, so that a broken unit test shows before the long tests start. 5: nothing was selected.
+test: $(STAMP) ## Run all tests, the slow ones last; more options with ARGS="...".
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]
+
+lint: $(STAMP) ## Check style, format, types and the direction of imports.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## Everything that must pass before a commit: lint, then test.
+
+format: $(STAMP) ## Format the code and fix what can be fixed safely.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+protos: $(STAMP) ## Generate protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py from protos/*.proto.
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. protos/*.proto
+
+clean: ## Remove .venv, caches and build results (not runs/).
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .flwr
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
