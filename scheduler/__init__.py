@@ -1,0 +1,46 @@
+"""POET as a library: graph + costs + budget -> a checked plan. Pure: no torch, flwr or grpc."""
+
+from .baselines import keep_all, page_all
+from .check import check
+from .device import DeviceProfile, PageLink, cost_table, device_names, load_device
+from .floor import Floor, floor
+from .graph import Graph, Kind, Operator, Phase, Tensor
+from .plan import Compute, Free, PageIn, PageOut, Plan, Solution, Status, Step
+from .poet_instance import from_poet_instance, is_poet_instance
+from .problem import Budget, Cost, CostTable, Problem
+from .replay import Frame, Replay, replay
+
+__all__ = [
+    "Budget",
+    "Compute",
+    "Cost",
+    "CostTable",
+    "DeviceProfile",
+    "Floor",
+    "Frame",
+    "Free",
+    "Graph",
+    "Kind",
+    "Operator",
+    "PageIn",
+    "PageLink",
+    "PageOut",
+    "Phase",
+    "Plan",
+    "Problem",
+    "Replay",
+    "Solution",
+    "Status",
+    "Step",
+    "Tensor",
+    "check",
+    "cost_table",
+    "device_names",
+    "floor",
+    "from_poet_instance",
+    "is_poet_instance",
+    "keep_all",
+    "load_device",
+    "page_all",
+    "replay",
+]

@@ -1,0 +1,40 @@
+"""The least RAM with which a step can be planned at all, and what sets it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .graph import SOURCES
+from .problem import Problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Floor:
+    """No budget below `ram_bytes` has a plan; `operator` names what is resident together then."""
+
+    ram_bytes: int
+    operator: str
+
+
+def floor(problem: Problem) -> Floor:
+    """The most that any single moment of the step needs, whatever is paged or recomputed.
+
+    `page_all` reaches it when every tensor is pageable and the page store is large enough; otherwise
+    the least feasible budget may be higher.
+    """
+    graph = problem.graph
+    size = [t.size_bytes for t in graph.tensors]
+    pinned = {t.id for t in graph.tensors if not t.pageable and graph.is_persistent(t.id)}
+    inputs = {t.id for t in graph.tensors if t.kind in SOURCES and not graph.is_persistent(t.id)}
+
+    def held(tensors: set[int]) -> int:
+        return sum(size[k] for k in tensors | pinned)
+
+    moments = [
+        Floor(ram_bytes=held(inputs), operator="the input batch"),
+        Floor(ram_bytes=held(set(graph.results)), operator="the results of the step"),
+    ]
+    for op in graph.operators:
+        need = held({*op.inputs, *op.outputs}) + op.workspace_bytes
+        moments.append(Floor(ram_bytes=need, operator=op.name))
+    return max(moments, key=lambda moment: moment.ram_bytes)
