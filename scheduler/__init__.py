@@ -9,6 +9,7 @@ from .plan import Compute, Free, PageIn, PageOut, Plan, Solution, Status, Step
 from .poet_instance import from_poet_instance, is_poet_instance
 from .problem import Budget, Cost, CostTable, Problem
 from .replay import Frame, Replay, replay
+from .solve import solve
 
 __all__ = [
     "Budget",
@@ -43,4 +44,5 @@ __all__ = [
     "load_device",
     "page_all",
     "replay",
+    "solve",
 ]

@@ -24,7 +24,9 @@ def page_all(problem: Problem) -> Plan:
     last_use = [max(users, default=-1) for users in graph.users]
     for k in graph.results:
         last_use[k] = len(graph.operators)
-    batch = [t.id for t in graph.tensors if t.kind is Kind.INPUT and t.pageable and last_use[t.id] >= 0]
+    batch = [
+        t.id for t in graph.tensors if t.kind is Kind.INPUT and t.pageable and last_use[t.id] >= 0
+    ]
     steps: list[Step] = [PageOut(k) for k in batch]
     for op in graph.operators:
         steps += (PageIn(k) for k in op.inputs if pageable[k])

@@ -39,7 +39,9 @@ def check(plan: Plan, problem: Problem) -> None:
 
 def _check_made_for(plan: Plan, problem: Problem) -> None:
     if plan.version != PLAN_VERSION:
-        raise InvalidPlan("same-graph", f"plan format {plan.version} is not known; this is format {PLAN_VERSION}")
+        raise InvalidPlan(
+            "same-graph", f"plan format {plan.version} is not known; this is format {PLAN_VERSION}"
+        )
     if plan.graph_digest != problem.graph.digest:
         raise InvalidPlan(
             "same-graph",
@@ -49,13 +51,20 @@ def _check_made_for(plan: Plan, problem: Problem) -> None:
     for name in ("ram_bytes", "time_s", "page_store_bytes"):
         mine, limit = getattr(have, name), getattr(want, name)
         if limit is not None and (mine is None or mine > limit * (1 + TIME_TOLERANCE)):
-            raise InvalidPlan("same-budget", f"the plan was made for {name} {mine}, the problem allows {limit}")
+            raise InvalidPlan(
+                "same-budget", f"the plan was made for {name} {mine}, the problem allows {limit}"
+            )
     graph = problem.graph
     for tensor in plan.paged_at_start:
         if not 0 <= tensor < len(graph.tensors):
-            raise InvalidPlan("known-ids", f"paged_at_start names tensor {tensor}; the graph has {len(graph.tensors)}")
+            raise InvalidPlan(
+                "known-ids",
+                f"paged_at_start names tensor {tensor}; the graph has {len(graph.tensors)}",
+            )
         if not (graph.is_persistent(tensor) and graph.tensors[tensor].pageable):
-            raise InvalidPlan("start", f"{graph.tensors[tensor].name} cannot live in the page store between steps")
+            raise InvalidPlan(
+                "start", f"{graph.tensors[tensor].name} cannot live in the page store between steps"
+            )
     if len(set(plan.paged_at_start)) != len(plan.paged_at_start):
         raise InvalidPlan("start", "paged_at_start names a tensor twice")
 
@@ -67,7 +76,9 @@ class _Walk:
         self.graph, self.plan = graph, plan
         self.paged = frozenset(plan.paged_at_start)
         self.version = [0] * len(graph.tensors)
-        self.resident = {t.id for t in graph.tensors if t.kind in SOURCES and t.id not in self.paged}
+        self.resident = {
+            t.id for t in graph.tensors if t.kind in SOURCES and t.id not in self.paged
+        }
         self.stored = dict.fromkeys(self.paged, 0)
         self.next_new = 0
 
@@ -84,7 +95,9 @@ class _Walk:
 
     def _known(self, position: int, value: int, count: int, what: str) -> None:
         if not 0 <= value < count:
-            raise InvalidPlan("known-ids", f"{what} {value} does not exist; the graph has {count}", position)
+            raise InvalidPlan(
+                "known-ids", f"{what} {value} does not exist; the graph has {count}", position
+            )
 
     def _compute(self, position: int, operator: int) -> None:
         op = self.graph.operators[operator]
@@ -98,7 +111,9 @@ class _Walk:
             self._require_input(position, operator, k, first)
         if present := [k for k in op.outputs if k in self.resident]:
             names = ", ".join(self.graph.tensors[k].name for k in present)
-            raise InvalidPlan("outputs", f"{op.name} computes {names}, resident already: free it first", position)
+            raise InvalidPlan(
+                "outputs", f"{op.name} computes {names}, resident already: free it first", position
+            )
         self.resident.update(op.outputs)
         if first:
             self.next_new += 1
@@ -113,7 +128,9 @@ class _Walk:
         # What an operator changed itself does not count: a rerun leaves that tensor as it is.
         own = 1 if not first and k in op.mutates else 0
         if self.version[k] != seen + own:
-            raise InvalidPlan("inputs", f"{op.name} reads {name} after it was changed in place", position)
+            raise InvalidPlan(
+                "inputs", f"{op.name} reads {name} after it was changed in place", position
+            )
 
     def _move(self, position: int, step: object, tensor: int) -> None:
         item = self.graph.tensors[tensor]
@@ -131,13 +148,19 @@ class _Walk:
             if here:
                 raise InvalidPlan("page-in", f"{item.name} is resident already", position)
             if self.stored.get(tensor) != self.version[tensor]:
-                why = "has no page copy" if tensor not in self.stored else "was changed since it was paged out"
+                why = (
+                    "has no page copy"
+                    if tensor not in self.stored
+                    else "was changed since it was paged out"
+                )
                 raise InvalidPlan("page-in", f"{item.name} {why}", position)
             self.resident.add(tensor)
 
     def end(self) -> None:
         if self.next_new < len(self.graph.operators):
-            raise InvalidPlan("graph-order", f"{self.graph.operators[self.next_new].name} never runs")
+            raise InvalidPlan(
+                "graph-order", f"{self.graph.operators[self.next_new].name} never runs"
+            )
         wanted = {t.id for t in self.graph.tensors if self.graph.is_persistent(t.id)} - self.paged
         wanted.update(self.graph.results)
         for k in sorted(wanted ^ self.resident):
@@ -145,18 +168,32 @@ class _Walk:
             raise InvalidPlan("end", f"{self.graph.tensors[k].name} {state} when the step ends")
         for k in sorted(self.paged):
             if self.stored[k] != self.version[k]:
-                raise InvalidPlan("end", f"the new content of {self.graph.tensors[k].name} is not in the page store")
+                raise InvalidPlan(
+                    "end",
+                    f"the new content of {self.graph.tensors[k].name} is not in the page store",
+                )
 
 
 def _check_budget(plan: Plan, problem: Problem) -> None:
     budget, used = problem.budget, replay(plan, problem)
     if used.start_bytes > budget.ram_bytes:
-        raise InvalidPlan("ram", f"{used.start_bytes} bytes are resident at the start, the budget is {budget.ram_bytes}")
+        raise InvalidPlan(
+            "ram",
+            f"{used.start_bytes} bytes are resident at the start, the budget is {budget.ram_bytes}",
+        )
     for position, frame in enumerate(used.frames):
         if frame.ram_bytes > budget.ram_bytes:
-            raise InvalidPlan("ram", f"{frame.ram_bytes} bytes are held, the budget is {budget.ram_bytes}", position)
+            raise InvalidPlan(
+                "ram",
+                f"{frame.ram_bytes} bytes are held, the budget is {budget.ram_bytes}",
+                position,
+            )
     limit = budget.page_store_bytes
     if limit is not None and used.page_store_peak_bytes > limit:
-        raise InvalidPlan("page-store", f"{used.page_store_peak_bytes} bytes are stored, the budget is {limit}")
+        raise InvalidPlan(
+            "page-store", f"{used.page_store_peak_bytes} bytes are stored, the budget is {limit}"
+        )
     if budget.time_s is not None and used.time_s > budget.time_s * (1 + TIME_TOLERANCE):
-        raise InvalidPlan("deadline", f"the step takes {used.time_s:.6g} s, the budget is {budget.time_s:.6g} s")
+        raise InvalidPlan(
+            "deadline", f"the step takes {used.time_s:.6g} s, the budget is {budget.time_s:.6g} s"
+        )

@@ -79,7 +79,9 @@ def cost_table(graph: Graph, device: DeviceProfile) -> CostTable:
 def device_names() -> tuple[str, ...]:
     """Names of the profiles that ship with fedpoet."""
     folder = resources.files(__package__) / "devices"
-    return tuple(sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")))
+    return tuple(
+        sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    )
 
 
 def load_device(name_or_path: str) -> DeviceProfile:
@@ -94,7 +96,9 @@ def load_device(name_or_path: str) -> DeviceProfile:
         except (OSError, UnicodeDecodeError) as error:
             raise BadFile(f"cannot read device profile {path}: {error}") from error
     elif name_or_path in device_names():
-        text = (resources.files(__package__) / "devices" / f"{name_or_path}.toml").read_text(encoding="utf-8")
+        text = (resources.files(__package__) / "devices" / f"{name_or_path}.toml").read_text(
+            encoding="utf-8"
+        )
     else:
         raise UnknownName("device profile", name_or_path, device_names())
     return parse_device(text, name_or_path)
@@ -108,7 +112,7 @@ def parse_device(text: str, where: str) -> DeviceProfile:
         raise BadFile(f"device profile {where} is not TOML: {error}") from error
     sources: list[tuple[str, str]] = []
 
-    def number(keys: tuple[str, ...], of: type) -> Any:
+    def number(keys: tuple[str, ...], of: type[Any]) -> Any:
         entry: Any = table
         for key in keys:
             entry = entry.get(key) if isinstance(entry, dict) else None
@@ -119,16 +123,23 @@ def parse_device(text: str, where: str) -> DeviceProfile:
         if of is float and type(value) is int:
             value = float(value)
         if type(value) is not of:
-            raise BadFile(f"device profile {where}: {label} must be of type {of.__name__}, not {value!r}")
+            raise BadFile(
+                f"device profile {where}: {label} must be of type {of.__name__}, not {value!r}"
+            )
         if of is not bool and not (math.isfinite(value) and value >= 0):
-            raise BadFile(f"device profile {where}: {label} must be finite and not negative, not {value}")
+            raise BadFile(
+                f"device profile {where}: {label} must be finite and not negative, not {value}"
+            )
         sources.append((label, str(entry["source"])))
         return value
 
     def link(direction: str) -> PageLink:
         return PageLink(**{f.name: number((direction, f.name), float) for f in fields(PageLink)})
 
-    whole = {n: number((n,), int) for n in ("ram_bytes", "reserved_bytes", "page_store_bytes", "page_block_bytes")}
+    whole = {
+        n: number((n,), int)
+        for n in ("ram_bytes", "reserved_bytes", "page_store_bytes", "page_block_bytes")
+    }
     real = {n: number((n,), float) for n in ("flops_per_s", "compute_w", "idle_w")}
     device = DeviceProfile(
         name=str(table.get("name", where)),

@@ -134,11 +134,7 @@ class Graph:
         return (
             op.recomputable
             and operator < stage
-            and not any(
-                operator < m < stage
-                for k in op.inputs
-                for m in self.mutators[k]
-            )
+            and not any(operator < m < stage for k in op.inputs for m in self.mutators[k])
         )
 
 
@@ -155,7 +151,9 @@ def _validate(graph: Graph) -> None:
         raise BadGraph("a graph needs at least one operator")
     for tensor in graph.tensors:
         if tensor.size_bytes < 0:
-            raise BadGraph(f"tensor {tensor.name!r} has {tensor.size_bytes} bytes; sizes are 0 or more")
+            raise BadGraph(
+                f"tensor {tensor.name!r} has {tensor.size_bytes} bytes; sizes are 0 or more"
+            )
     available = {t.id for t in graph.tensors if t.kind in SOURCES}
     for op in graph.operators:
         _validate_operator(op, available, len(graph.tensors))
@@ -172,7 +170,9 @@ def _validate(graph: Graph) -> None:
 def _require_numbered(label: str, items: Iterable[Tensor | Operator]) -> None:
     for position, item in enumerate(items):
         if item.id != position:
-            raise BadGraph(f"{label} {item.name!r} has id {item.id} at position {position}; ids count from 0")
+            raise BadGraph(
+                f"{label} {item.name!r} has id {item.id} at position {position}; ids count from 0"
+            )
 
 
 def _validate_operator(op: Operator, available: set[int], tensors: int) -> None:

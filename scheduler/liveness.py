@@ -9,7 +9,9 @@ from .plan import Compute, Free, PageIn, PageOut, Step
 from .replay import resident_at_start
 
 
-def with_frees(graph: Graph, steps: Iterable[Step], paged_at_start: tuple[int, ...] = ()) -> tuple[Step, ...]:
+def with_frees(
+    graph: Graph, steps: Iterable[Step], paged_at_start: tuple[int, ...] = ()
+) -> tuple[Step, ...]:
     """Insert a Free right after the last use of each stay in RAM.
 
     `steps` holds Compute, PageIn and PageOut only. A stay begins at the start of the step, with a

@@ -16,7 +16,9 @@ from .problem import Budget, Cost, CostTable, Problem
 
 def is_poet_instance(document: object) -> bool:
     """Whether a parsed JSON document has this form."""
-    return isinstance(document, dict) and {"num_forward", "page_link", "operators"} <= document.keys()
+    return (
+        isinstance(document, dict) and {"num_forward", "page_link", "operators"} <= document.keys()
+    )
 
 
 def from_poet_instance(document: dict[str, Any], budget: Budget | None = None) -> Problem:
@@ -48,7 +50,9 @@ def from_poet_instance(document: dict[str, Any], budget: Budget | None = None) -
         )
         graph = Graph(operators=operators, tensors=tensors, name=str(document.get("name", "poet")))
         costs = CostTable(
-            operators=tuple(Cost(time_s=float(r["time_s"]), energy_j=float(r["energy_j"])) for r in rows),
+            operators=tuple(
+                Cost(time_s=float(r["time_s"]), energy_j=float(r["energy_j"])) for r in rows
+            ),
             page_in=tuple(_transfer(r, link, "page_in") for r in rows),
             page_out=tuple(_transfer(r, link, "page_out") for r in rows),
         )

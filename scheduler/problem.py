@@ -64,7 +64,9 @@ class Problem:
         want = (len(self.graph.operators), len(self.graph.tensors), len(self.graph.tensors))
         got = (len(self.costs.operators), len(self.costs.page_in), len(self.costs.page_out))
         if got != want:
-            raise BadGraph(f"the cost table has {got} entries (operators, page_in, page_out); the graph needs {want}")
+            raise BadGraph(
+                f"the cost table has {got} entries (operators, page_in, page_out); the graph needs {want}"
+            )
         if not (math.isfinite(self.costs.idle_w) and self.costs.idle_w >= 0):
             raise BadGraph(f"idle_w must be finite and not negative, not {self.costs.idle_w}")
 

@@ -95,7 +95,13 @@ def replay(plan: Plan, problem: Problem) -> Replay:
             energy_j += costs.total_j(cost)
         peak = max(peak, during)
         frames.append(
-            Frame(step=step, ram_bytes=during, page_store_bytes=store, time_s=time_s, energy_j=energy_j)
+            Frame(
+                step=step,
+                ram_bytes=during,
+                page_store_bytes=store,
+                time_s=time_s,
+                energy_j=energy_j,
+            )
         )
     return Replay(
         frames=tuple(frames),

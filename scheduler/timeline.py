@@ -1,0 +1,80 @@
+"""Where things can happen: the slots of the formulation, and each tensor's events among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .graph import SOURCES, Graph, Phase
+
+
+class Scope(StrEnum):
+    """Which reruns the formulation offers.
+
+    FULL: every recomputable operator, in every stage in which a rerun could be of use.
+    FORWARD: only operators of the forward phase, in stages of the later phases.
+    """
+
+    FULL = "full"
+    FORWARD = "forward"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A possible run of `operator` in `stage`; the stage's own operator runs for sure, last."""
+
+    stage: int
+    operator: int
+
+    @property
+    def is_first_run(self) -> bool:
+        """Whether this is the run that every plan has."""
+        return self.stage == self.operator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Slots in order of time, and for each tensor the positions of slots that read or compute it."""
+
+    slots: tuple[Slot, ...]
+    events: tuple[tuple[int, ...], ...]
+
+
+def timeline(graph: Graph, scope: Scope) -> Timeline:
+    """Slots of a graph. A rerun is left out when no later slot could use what it computes."""
+    useful_until = _useful_until(graph)
+    slots = []
+    for stage in graph.operators:
+        for op in graph.operators[: stage.id]:
+            offered = scope is Scope.FULL or (
+                op.phase is Phase.FORWARD and stage.phase is not Phase.FORWARD
+            )
+            if offered and stage.id <= useful_until[op.id] and graph.can_rerun(op.id, stage.id):
+                slots.append(Slot(stage.id, op.id))
+        slots.append(Slot(stage.id, stage.id))
+    events: list[list[int]] = [[] for _ in graph.tensors]
+    for position, slot in enumerate(slots):
+        op = graph.operators[slot.operator]
+        for k in (*op.inputs, *op.outputs):
+            events[k].append(position)
+    return Timeline(slots=tuple(slots), events=tuple(map(tuple, events)))
+
+
+def _useful_until(graph: Graph) -> list[int]:
+    """The last stage in which a rerun of each operator could still serve a later run or the end."""
+    results = set(graph.results)
+    last = len(graph.operators) - 1
+    until = [-1] * len(graph.operators)
+    for op in reversed(graph.operators):
+        for k in op.outputs:
+            if k in results:
+                until[op.id] = last
+            for user in graph.users[k]:
+                reach = until[user] if graph.operators[user].recomputable else user
+                until[op.id] = max(until[op.id], user, reach)
+    return until
+
+
+def is_source(graph: Graph, tensor: int) -> bool:
+    """Whether the tensor exists before the step."""
+    return graph.tensors[tensor].kind in SOURCES
