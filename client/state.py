@@ -1,0 +1,56 @@
+"""A model's parameters and buffers as arrays, and what the model scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scheduler.errors import BadInput
+
+from .workload import Examples, Workload
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+EVALUATION_BATCH = 256
+
+
+def initial_arrays(workload: Workload, seed: int) -> dict[str, NDArray[np.generic]]:
+    """Arrays of a fresh model, the same for the same seed; torch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_arrays(workload.model())
+
+
+def get_arrays(model: torch.nn.Module) -> dict[str, NDArray[np.generic]]:
+    """Copies of all parameters and buffers that the model saves, by name."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
+
+
+def set_arrays(model: torch.nn.Module, arrays: Arrays) -> None:
+    """Load all parameters and buffers. Raises BadInput unless they are exactly the model's."""
+    state = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise BadInput(f"the arrays are not those of this workload's model: {detail}") from error
+
+
+def score(workload: Workload, model: torch.nn.Module, examples: Examples) -> dict[str, float]:
+    """Mean `loss`, and `accuracy` (0 to 1) when targets are class numbers and outputs class scores."""
+    was_training = model.training
+    model.eval()
+    loss, right, classes = 0.0, 0, examples.y.dim() == 1 and not examples.y.is_floating_point()
+    with torch.no_grad():
+        for x, y in zip(
+            examples.x.split(EVALUATION_BATCH), examples.y.split(EVALUATION_BATCH), strict=True
+        ):
+            output = model(x)
+            loss += float(workload.loss(output, y)) * len(y)
+            right += int((output.argmax(dim=1) == y).sum()) if classes else 0
+    model.train(was_training)
+    result = {"loss": loss / len(examples)}
+    return result | {"accuracy": right / len(examples)} if classes else result

@@ -1,0 +1,137 @@
+"""What is trained: a model, a loss, an optimizer, and where a device finds its data."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from scheduler.errors import BadFile, BadInput, UnknownName
+
+BUILT_IN = {"watch": "client.workloads.watch", "digits": "client.workloads.digits"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Examples of one device: `x` is [n, ...] and `y` is [n] or [n, ...], one entry per example.
+
+    Raises BadInput when the two have not the same number of examples, or none.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def __post_init__(self) -> None:
+        counts = [t.shape[0] if t.dim() else 0 for t in (self.x, self.y)]
+        if counts[0] != counts[1] or not counts[0]:
+            raise BadInput(
+                f"examples need as many x as y and at least one, not {counts[0]} and {counts[1]}"
+            )
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One training task; `examples/own_workload.py` is a complete one.
+
+    `model` returns a fresh module, initialised from torch's generator as the caller seeded it. `loss`
+    maps (model output, target) to a 0-d tensor. `data` returns the training examples of one of the
+    `partitions` natural nodes and runs on the device: what it reads never leaves. `test` returns
+    examples that no partition has; accuracy is reported when its targets are class numbers.
+    """
+
+    name: str
+    model: Callable[[], torch.nn.Module]
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]
+    partitions: int
+    data: Callable[[int], Examples]
+    test: Callable[[], Examples]
+    batch_size: int
+    local_epochs: int
+
+    def __post_init__(self) -> None:
+        for name in ("partitions", "batch_size", "local_epochs"):
+            if getattr(self, name) < 1:
+                raise BadInput(
+                    f"workload {self.name!r}: {name} must be 1 or more, not {getattr(self, name)}"
+                )
+
+    def examples(self, partition: int) -> Examples:
+        """Training examples of a partition. Raises BadInput when there is no such partition."""
+        if not 0 <= partition < self.partitions:
+            raise BadInput(
+                f"workload {self.name!r} has partitions 0 to {self.partitions - 1}, not {partition}"
+            )
+        return self.data(partition)
+
+
+def load_workload(spec: str) -> Workload:
+    """The workload named by `watch`, `digits` or `path.py:name`.
+
+    `name` is a Workload at module level, or a function without arguments that returns one. Raises
+    UnknownName for a name that is neither, and BadFile for a file that cannot be read or run.
+    """
+    if spec in BUILT_IN:
+        found = importlib.import_module(BUILT_IN[spec]).WORKLOAD
+    elif ".py" in spec:
+        found = _from_file(spec)
+    else:
+        raise UnknownName("workload", spec, (*BUILT_IN, "path.py:name"))
+    if not isinstance(found, Workload):
+        raise BadFile(f"{spec} is a {type(found).__name__}, not a client.workload.Workload")
+    return found
+
+
+def with_training(
+    workload: Workload, *, batch_size: int | None, local_epochs: int | None
+) -> Workload:
+    """The workload with another batch size or number of local epochs; None keeps its own."""
+    return replace(
+        workload,
+        batch_size=workload.batch_size if batch_size is None else batch_size,
+        local_epochs=workload.local_epochs if local_epochs is None else local_epochs,
+    )
+
+
+def _from_file(spec: str) -> object:
+    file, _, name = spec.rpartition(":")
+    if not file or not name or name.endswith(".py"):
+        raise BadInput(f"name the workload inside the file: {spec}:NAME")
+    path = Path(file)
+    if not path.is_file():
+        raise BadFile(
+            f"no workload file {path}; give a path to a Python file, then a colon and a name"
+        )
+    found = getattr(_run(path), name, None)
+    if found is None:
+        raise BadFile(f"{path} has no {name!r} at module level")
+    if isinstance(found, Workload) or not callable(found):
+        return found
+    try:
+        return found()
+    except Exception as error:
+        raise BadFile(f"{spec}() ended with {type(error).__name__}: {error}") from error
+
+
+def _run(path: Path) -> ModuleType:
+    name = f"fedpoet_workload_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadFile(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a module up by its name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise BadFile(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return module

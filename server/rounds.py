@@ -1,0 +1,288 @@
+"""The round engine: cohort, training, checks, aggregation, evaluation, over any Flower Grid.
+
+Flower's `Strategy.start()` samples with the global generator, waits for ever, and sums replies as they
+arrive. Here the strategy only configures a round for the cohort it is given and aggregates the replies,
+in a fixed order; all the rest is below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app.exception import AppExitException
+from flwr.common.serde import recorddict_to_proto
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from scheduler.errors import BadUpdate, RunFailed
+
+from .cohort import Sampler, everyone
+from .updates import Arrays, check_arrays, check_weight
+
+WEIGHT = "num-examples"
+ORDER = "partition-id"
+LOOKS = 4  # a strategy looks at the nodes at most twice before it starts to wait for more
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A node whose update was not aggregated, and why. `sent` tells a bad update from none at all."""
+
+    node: int
+    reason: str
+    sent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """What happened in one round. Bytes are of the messages' serialized content.
+
+    `evaluation` is of the new model; round 0 is the evaluation of the initial one.
+    """
+
+    number: int
+    cohort: tuple[int, ...]
+    metrics: Mapping[int, Metrics]  # of the nodes whose update was aggregated
+    refused: tuple[Refusal, ...]
+    bytes_down: int
+    bytes_up: int
+    evaluation: Metrics
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The model after the last round, and every round from 0."""
+
+    arrays: Arrays
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """All that a run needs besides the Grid.
+
+    `initial` are the model's arrays; what comes back must match them. `evaluate` maps (round, arrays)
+    to numbers. `strategy` is any of Flower's Message API. `timeout_s` bounds a round; None waits for
+    all replies. `now_s` is the run's clock, real or virtual. `train_config` goes to every node.
+    """
+
+    initial: Arrays
+    strategy: Strategy
+    num_rounds: int
+    evaluate: Callable[[int, Arrays], Metrics]
+    now_s: Callable[[], float]
+    sampler: Sampler = everyone
+    on_round: Callable[[Round], None] = lambda _: None
+    timeout_s: float | None = None
+    train_config: Mapping[str, bool | int | float | str] | None = None
+
+
+class CohortGrid(Grid):
+    """A Grid on which only the cohort exists, for strategies that sample by themselves."""
+
+    def __init__(self, grid: Grid, cohort: tuple[int, ...]) -> None:
+        self._grid, self._cohort, self._looks = grid, cohort, 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The cohort. Raises RunFailed when the strategy waits for more nodes than it has."""
+        self._looks += 1
+        if self._looks > LOOKS:
+            raise RunFailed(
+                f"the strategy waits for more nodes than the cohort's {len(self._cohort)}; "
+                "set its min_train_nodes and min_available_nodes to 1"
+            )
+        return self._cohort
+
+    def set_run(self, run: Any) -> None:
+        """As the Grid behind it."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """As the Grid behind it."""
+        return self._grid.run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """As the Grid behind it."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """As the Grid behind it."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """As the Grid behind it."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """As the Grid behind it."""
+        return self._grid.send_and_receive(messages, timeout=timeout)
+
+
+def run_rounds(grid: Grid, federation: Federation) -> Outcome:
+    """Run all rounds.
+
+    Raises BadUpdate when a round has updates and none can be aggregated, RunFailed when it has none.
+    """
+    arrays = federation.initial
+    now = federation.now_s()
+    rounds = [_first(federation, now)]
+    federation.on_round(rounds[0])
+    for number in range(1, federation.num_rounds + 1):
+        arrays, done = _run_round(grid, federation, number, arrays)
+        rounds.append(done)
+        federation.on_round(done)
+    return Outcome(arrays=arrays, rounds=tuple(rounds))
+
+
+def _first(federation: Federation, now: float) -> Round:
+    return Round(
+        number=0,
+        cohort=(),
+        metrics={},
+        refused=(),
+        bytes_down=0,
+        bytes_up=0,
+        evaluation=federation.evaluate(0, federation.initial),
+        start_s=now,
+        end_s=now,
+    )
+
+
+def _run_round(
+    grid: Grid, federation: Federation, number: int, arrays: Arrays
+) -> tuple[Arrays, Round]:
+    start_s = federation.now_s()
+    cohort = federation.sampler(sorted(grid.get_node_ids()))
+    messages = _configure(grid, federation, number, arrays, cohort)
+    bytes_down = sum(content_bytes(m) for m in messages)
+    replies = sorted(grid.send_and_receive(messages, timeout=federation.timeout_s), key=_position)
+    bytes_up = sum(content_bytes(m) for m in replies)
+    usable, refused = _sort_out(cohort, replies, federation)
+    if not usable:
+        _fail(number, refused)
+    new = _aggregate(federation, number, usable)
+    return new, Round(
+        number=number,
+        cohort=cohort,
+        metrics={m.metadata.src_node_id: _metrics(m) for m in usable},
+        refused=refused,
+        bytes_down=bytes_down,
+        bytes_up=bytes_up,
+        evaluation=federation.evaluate(number, new),
+        start_s=start_s,
+        end_s=federation.now_s(),
+    )
+
+
+def _configure(
+    grid: Grid, federation: Federation, number: int, arrays: Arrays, cohort: tuple[int, ...]
+) -> list[Message]:
+    messages = federation.strategy.configure_train(
+        number,
+        to_record(arrays),
+        ConfigRecord(dict(federation.train_config or {})),
+        CohortGrid(grid, cohort),
+    )
+    return sorted(messages, key=lambda m: m.metadata.dst_node_id)
+
+
+def _sort_out(
+    cohort: tuple[int, ...], replies: list[Message], federation: Federation
+) -> tuple[list[Message], tuple[Refusal, ...]]:
+    """Replies that may be aggregated, in order, and the rest of the cohort with the reason."""
+    usable: list[Message] = []
+    refused: list[Refusal] = []
+    for reply in replies:
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            reason = reply.error.reason or f"error {reply.error.code}"
+            refused.append(Refusal(node=node, reason=reason, sent=False))
+            continue
+        try:
+            _check(reply, federation.initial)
+        except BadUpdate as error:
+            refused.append(Refusal(node=node, reason=str(error), sent=True))
+        else:
+            usable.append(reply)
+    silent = set(cohort) - {m.metadata.src_node_id for m in replies}
+    refused += [Refusal(node=n, reason="sent no reply in time", sent=False) for n in sorted(silent)]
+    return usable, tuple(refused)
+
+
+def _check(reply: Message, reference: Arrays) -> None:
+    records = [type(record).__name__ for record in reply.content.values()]
+    if sorted(records) != ["ArrayRecord", "MetricRecord"]:
+        raise BadUpdate(
+            f"the update holds {records}; it must hold one ArrayRecord and one MetricRecord"
+        )
+    (record,) = reply.content.array_records.values()
+    try:
+        arrays = from_record(record)
+    except (ValueError, TypeError, EOFError, OSError) as error:
+        raise BadUpdate(f"the update cannot be read: {error}") from error
+    check_arrays(arrays, reference)
+    (metrics,) = reply.content.metric_records.values()
+    check_weight(metrics, WEIGHT)
+
+
+def _aggregate(federation: Federation, number: int, usable: list[Message]) -> Arrays:
+    try:
+        record, _ = federation.strategy.aggregate_train(number, usable)
+    except AppExitException as error:
+        raise RunFailed(f"round {number}: the strategy could not aggregate: {error}") from error
+    if record is None:
+        raise RunFailed(f"round {number}: the strategy returned no model")
+    aggregated = from_record(record)
+    # Strategies compute in their own precision; the model keeps its types.
+    arrays = {name: aggregated[name].astype(old.dtype) for name, old in federation.initial.items()}
+    try:
+        check_arrays(arrays, federation.initial)
+    except BadUpdate as error:
+        raise RunFailed(f"round {number}: the aggregate is not a model: {error}") from error
+    return arrays
+
+
+def _fail(number: int, refused: tuple[Refusal, ...]) -> None:
+    reasons = "; ".join(f"node {r.node}: {r.reason}" for r in refused[:3])
+    more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+    kind = BadUpdate if any(r.sent for r in refused) else RunFailed
+    raise kind(f"round {number} has no update to aggregate. {reasons}{more}")
+
+
+def _position(reply: Message) -> tuple[float, int]:
+    """By partition, which is the same on every fabric, then by node id, which Flower draws at random."""
+    order = _metrics(reply).get(ORDER, -1.0) if reply.has_content() else -1.0
+    return (order if math.isfinite(order) else -1.0), reply.metadata.src_node_id
+
+
+def _metrics(reply: Message) -> dict[str, float]:
+    records: Iterable[MetricRecord] = reply.content.metric_records.values()
+    return {k: v for record in records for k, v in record.items() if isinstance(v, int | float)}
+
+
+def content_bytes(message: Message) -> int:
+    """Size of the message's content on the wire; 0 for an error."""
+    return int(recorddict_to_proto(message.content).ByteSize()) if message.has_content() else 0
+
+
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Arrays as Flower sends them."""
+    return ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
+
+
+def from_record(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
+    """Arrays as numpy has them. Raises ValueError or TypeError when a record's bytes are not arrays."""
+    return {name: array.numpy() for name, array in record.items()}

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from client.state import get_arrays, initial_arrays, score, set_arrays
+from client.workload import Examples, load_workload, with_training
+from client.workloads import watch
+from scheduler.errors import BadFile, BadInput, UnknownName
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_workload.py"
+
+
+@pytest.mark.parametrize("spec", ["watch", "digits", f"{EXAMPLE}:vibration"])
+def test_workloads_fit_together(spec):
+    workload = load_workload(spec)
+    batch = workload.examples(0)
+    assert len(batch) >= workload.batch_size
+    for examples in (workload.examples(workload.partitions - 1), workload.test()):
+        assert examples.x.shape[1:] == batch.x.shape[1:]
+        assert examples.x.dtype == torch.float32
+        assert examples.y.dtype == torch.int64
+    model = workload.model()
+    loss = workload.loss(model(batch.x[:4]), batch.y[:4])
+    loss.backward()
+    workload.optimizer(model.parameters()).step()
+    assert loss.dim() == 0
+
+
+def test_data_is_the_same_every_time():
+    for spec in ("watch", "digits"):
+        first, again = load_workload(spec).examples(3), load_workload(spec).examples(3)
+        assert torch.equal(first.x, again.x)
+        assert torch.equal(first.y, again.y)
+
+
+def test_watch_holds_two_people_out_and_scales_on_the_device():
+    workload = load_workload("watch")
+    assert workload.partitions == 8
+    assert not set(watch.TRAIN_SUBJECTS) & set(watch.TEST_SUBJECTS)
+    examples = workload.examples(0)
+    assert examples.x.shape[1:] == (6, 100)
+    assert set(examples.y.tolist()) == set(range(7))
+    torch.testing.assert_close(examples.x.std(dim=(0, 2)), torch.ones(6), rtol=0.1, atol=0)
+
+
+def test_a_turned_window_keeps_its_length():
+    windows = np.random.default_rng(0).normal(size=(5, 20, 6)).astype(np.float32)
+    turned = watch._turn(windows, np.random.default_rng(1))
+    for sensor in (slice(0, 3), slice(3, 6)):
+        ratio = np.linalg.norm(turned[:, :, sensor], axis=2) / np.linalg.norm(
+            windows[:, :, sensor], axis=2
+        )
+        assert (np.ptp(ratio, axis=1) < 1e-5).all()
+        assert (np.abs(ratio - 1) <= watch.SCALE + 1e-5).all()
+
+
+def test_digits_splits_all_training_images_once():
+    workload = load_workload("digits")
+    parts = [workload.examples(n) for n in range(workload.partitions)]
+    assert sum(map(len, parts)) + len(workload.test()) == 1797
+    mixes = {tuple(np.bincount(p.y, minlength=10)) for p in parts}
+    assert len(mixes) == workload.partitions
+
+
+@pytest.mark.parametrize(
+    ("text", "spec", "error", "message"),
+    [
+        (None, "nowhere", UnknownName, "no workload named 'nowhere'; known: watch, digits"),
+        (None, "missing.py:w", BadFile, "no workload file .*missing.py"),
+        ("x = 1", "own.py", BadInput, "name the workload inside the file: .*own.py:NAME"),
+        ("x = 1", "own.py:w", BadFile, "has no 'w' at module level"),
+        ("w = 1", "own.py:w", BadFile, "is a int, not a client.workload.Workload"),
+        ("def w(): return 1", "own.py:w", BadFile, "is a int, not"),
+        ("1 / 0", "own.py:w", BadFile, "cannot be run: ZeroDivisionError"),
+        ("def w(): raise ValueError('no')", "own.py:w", BadFile, "ended with ValueError: no"),
+        ("def w(:", "own.py:w", BadFile, "cannot be run: SyntaxError"),
+    ],
+)
+def test_what_is_not_a_workload_is_said_in_one_line(
+    tmp_path, monkeypatch, text, spec, error, message
+):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path("own.py").write_text(text)
+    with pytest.raises(error, match=message) as caught:
+        load_workload(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_function_that_returns_a_workload_will_do(tmp_path):
+    file = tmp_path / "made.py"
+    file.write_text(
+        "from client.workload import load_workload\ndef make(): return load_workload('digits')\n"
+    )
+    assert load_workload(f"{file}:make").name == "digits"
+
+
+def test_examples_and_numbers_must_make_sense():
+    x = torch.zeros(3, 2)
+    with pytest.raises(BadInput, match="not 3 and 2"):
+        Examples(x=x, y=torch.zeros(2))
+    with pytest.raises(BadInput, match="at least one"):
+        Examples(x=x[:0], y=torch.zeros(0))
+    digits = load_workload("digits")
+    with pytest.raises(BadInput, match="batch_size must be 1 or more, not 0"):
+        with_training(digits, batch_size=0, local_epochs=None)
+    with pytest.raises(BadInput, match="partitions 0 to 9, not 10"):
+        digits.examples(10)
+
+
+def test_arrays_go_in_and_out():
+    workload = load_workload("digits")
+    before = torch.get_rng_state()
+    arrays = initial_arrays(workload, 5)
+    assert torch.equal(before, torch.get_rng_state())
+    again = initial_arrays(workload, 5)
+    assert all(np.array_equal(arrays[k], again[k]) for k in arrays)
+    assert any(not np.array_equal(arrays[k], v) for k, v in initial_arrays(workload, 6).items())
+    model = workload.model()
+    set_arrays(model, arrays)
+    assert all(np.array_equal(arrays[k], v) for k, v in get_arrays(model).items())
+    with pytest.raises(BadInput, match="not those of this workload's model"):
+        set_arrays(model, {"w": np.zeros(2)})
+
+
+def test_score_is_the_mean_over_examples():
+    examples = Examples(x=torch.randn(600, 4), y=torch.randint(3, (600,)))
+    model = torch.nn.Linear(4, 3)
+    workload = load_workload("digits")
+    got = score(workload, model, examples)
+    output = model(examples.x).detach()
+    assert got["loss"] == pytest.approx(float(workload.loss(output, examples.y)), rel=1e-5)
+    assert got["accuracy"] == float((output.argmax(1) == examples.y).float().mean())
+    assert model.training
+    real = Examples(x=examples.x, y=torch.randn(600, 3))
+    assert set(score(workload, model, real)) == {"loss"}

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedMedian, FedYogi
+from tests.server.grids import FunctionGrid
+
+from scheduler.errors import BadInput, BadUpdate, RunFailed
+from server.cohort import everyone, uniform
+from server.rounds import Federation, run_rounds
+from server.strategy import ExactFedAvg, make_strategy
+
+INITIAL = {
+    "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "b": np.zeros(2, dtype=np.float32),
+    "count": np.array(3, dtype=np.int64),
+}
+
+
+def adds(amount, examples=10, **metrics):
+    """A node that adds `amount` to every array."""
+    return lambda arrays: (
+        {k: (v + np.asarray(amount).astype(v.dtype)).astype(v.dtype) for k, v in arrays.items()},
+        {"num-examples": examples, **metrics},
+    )
+
+
+def answers(change):
+    """A node that adds 1 and then spoils its update."""
+
+    def node(arrays):
+        good = {k: (v + 1).astype(v.dtype) for k, v in arrays.items()}
+        return change(good), {"num-examples": 10}
+
+    return node
+
+
+def federation(**changes):
+    settings = {
+        "initial": INITIAL,
+        "strategy": make_strategy("fedavg"),
+        "num_rounds": 1,
+        "evaluate": lambda number, arrays: {"loss": float(number)},
+        "now_s": lambda: 0.0,
+    }
+    return Federation(**(settings | changes))
+
+
+def test_average_is_weighted_by_examples_and_keeps_types():
+    grid = FunctionGrid({1: adds(0, 30), 2: adds(4, 10)})
+    outcome = run_rounds(grid, federation())
+    assert {k: v.dtype for k, v in outcome.arrays.items()} == {
+        k: v.dtype for k, v in INITIAL.items()
+    }
+    np.testing.assert_array_equal(outcome.arrays["w"], INITIAL["w"] + 1)
+    assert outcome.arrays["count"] == 4
+
+
+def test_rounds_build_on_one_another_and_are_reported():
+    seen = []
+    ticks = iter(range(100))
+    outcome = run_rounds(
+        FunctionGrid({1: adds(1), 2: adds(1)}),
+        federation(num_rounds=3, on_round=seen.append, now_s=lambda: float(next(ticks))),
+    )
+    assert [r.number for r in outcome.rounds] == [0, 1, 2, 3]
+    assert list(outcome.rounds) == seen
+    np.testing.assert_array_equal(outcome.arrays["b"], [3, 3])
+    first = outcome.rounds[1]
+    assert first.cohort == (1, 2)
+    assert first.metrics[2]["num-examples"] == 10
+    assert first.bytes_down > 2 * INITIAL["w"].nbytes
+    assert first.bytes_up > 2 * INITIAL["w"].nbytes
+    assert first.start_s < first.end_s
+    assert first.evaluation == {"loss": 1.0}
+
+
+def test_order_of_arrival_does_not_change_a_bit():
+    generator = np.random.default_rng(0)
+    nodes = {n: adds(generator.normal() * 10**n, int(generator.integers(1, 99))) for n in range(9)}
+    expected = run_rounds(FunctionGrid(nodes), federation(num_rounds=3)).arrays
+    shuffled = FunctionGrid(nodes, arrival=lambda replies: replies[::-1])
+    got = run_rounds(shuffled, federation(num_rounds=3)).arrays
+    assert all(np.array_equal(expected[k], got[k]) for k in expected)
+
+
+def test_partition_decides_the_order_when_node_ids_differ():
+    amounts = np.random.default_rng(1).normal(size=5) * 10.0 ** np.arange(5)
+
+    def run(ids):
+        nodes = {
+            n: adds(a, 7 + p, **{"partition-id": p})
+            for p, (n, a) in enumerate(zip(ids, amounts, strict=True))
+        }
+        return run_rounds(FunctionGrid(nodes), federation(num_rounds=2)).arrays["w"]
+
+    np.testing.assert_array_equal(run([1, 2, 3, 4, 5]), run([91, 23, 57, 4, 68]))
+
+
+def test_sum_is_in_float64():
+    many = {n: adds(1e-4 if n else 1.0, 1) for n in range(4001)}
+    initial = {"b": np.zeros(1, dtype=np.float32)}
+    outcome = run_rounds(FunctionGrid(many), federation(initial=initial))
+    exact = np.float32((1.0 + 4000 * float(np.float32(1e-4))) / 4001)
+    assert outcome.arrays["b"][0] == exact
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda a: a | {"w": a["w"] * np.float32("nan")}, "'w' has 6 of 6 values that are NaN"),
+        (
+            lambda a: a | {"b": np.array([1, np.inf], np.float32)},
+            "1 of 2 values that are NaN or inf",
+        ),
+        (lambda a: {k: v for k, v in a.items() if k != "b"}, "lacks array 'b'"),
+        (lambda a: a | {"x": a["b"]}, "has array 'x', which the model does not have"),
+        (lambda a: a | {"w": a["w"].T.copy()}, r"float32\[3, 2\]; the model has float32\[2, 3\]"),
+        (lambda a: a | {"w": a["w"].astype(np.float64)}, "'w' is float64"),
+        (
+            lambda a: ArrayRecord({k: Array("float32", (1,), "numpy.ndarray", b"?") for k in a}),
+            "cannot be read",
+        ),
+    ],
+)
+def test_bad_updates_are_refused_with_the_reason_and_never_aggregated(change, reason):
+    grid = FunctionGrid({1: adds(1), 2: answers(change)})
+    outcome = run_rounds(grid, federation())
+    np.testing.assert_array_equal(outcome.arrays["w"], INITIAL["w"] + 1)
+    (refusal,) = outcome.rounds[1].refused
+    assert refusal.node == 2
+    with pytest.raises(BadUpdate, match=reason):
+        run_rounds(FunctionGrid({2: answers(change)}), federation())
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+def test_weights_that_are_no_weights_are_refused(weight):
+    with pytest.raises(BadUpdate, match="num-examples"):
+        run_rounds(FunctionGrid({1: adds(1, weight)}), federation())
+
+
+def test_records_beside_the_update_are_refused():
+    def node(arrays):
+        record = ArrayRecord({k: Array(v) for k, v in arrays.items()})
+        metrics = MetricRecord({"num-examples": 1})
+        return RecordDict({"arrays": record, "more": record, "metrics": metrics})
+
+    with pytest.raises(BadUpdate, match="must hold one ArrayRecord and one MetricRecord"):
+        run_rounds(FunctionGrid({1: node}), federation())
+
+
+def test_failed_and_silent_nodes_are_counted():
+    grid = FunctionGrid({1: adds(1), 2: lambda _: "no space", 3: lambda _: None})
+    refused = run_rounds(grid, federation()).rounds[1].refused
+    assert [(r.node, r.reason, r.sent) for r in refused] == [
+        (2, "no space", False),
+        (3, "sent no reply in time", False),
+    ]
+
+
+def test_a_round_without_updates_ends_the_run():
+    with pytest.raises(RunFailed, match=r"round 1 has no update.*node 1: no space"):
+        run_rounds(FunctionGrid({1: lambda _: "no space"}), federation())
+
+
+def test_an_update_that_overflows_the_aggregate_ends_the_run():
+    huge = FunctionGrid({1: answers(lambda a: a | {"b": np.full(2, 3e38, np.float32)})})
+    strategy = FedAvgM(
+        min_train_nodes=1, min_available_nodes=1, server_momentum=0.9, server_learning_rate=4.0
+    )
+    with np.errstate(over="ignore"), pytest.raises(RunFailed, match="aggregate is not a model"):
+        run_rounds(huge, federation(strategy=strategy))
+
+
+@pytest.mark.parametrize("kind", [FedAvg, FedAdam, FedAdagrad, FedYogi, FedAvgM, FedMedian])
+def test_flowers_strategies_work_unchanged(kind):
+    grid = FunctionGrid({1: adds(1), 2: adds(2)})
+    outcome = run_rounds(grid, federation(strategy=kind(), num_rounds=2))
+    assert all(outcome.arrays[k].dtype == v.dtype for k, v in INITIAL.items())
+    assert not np.array_equal(outcome.arrays["w"], INITIAL["w"])
+
+
+def test_a_strategy_that_waits_for_more_nodes_is_told_so():
+    with pytest.raises(RunFailed, match="waits for more nodes than the cohort's 1"):
+        run_rounds(FunctionGrid({1: adds(1)}), federation(strategy=FedAvg()))
+
+
+def test_cohorts_come_from_their_own_generator():
+    def asked(seed):
+        grid = FunctionGrid({n: adds(1) for n in range(20)})
+        sampler = uniform(5, np.random.default_rng(seed))
+        run_rounds(grid, federation(sampler=sampler, num_rounds=4))
+        return grid.asked
+
+    assert asked(1) == asked(1) != asked(2)
+    assert all(len(c) == 5 and c == sorted(c) for c in asked(1))
+    assert len({tuple(c) for c in asked(1)}) > 1
+    assert everyone([1, 2]) == (1, 2)
+    with pytest.raises(BadInput, match="1 node or more"):
+        uniform(0, np.random.default_rng(0))
+
+
+def test_flower_agrees_with_the_exact_average_up_to_rounding():
+    nodes = {n: adds(n / 3, n) for n in range(1, 6)}
+    ours = run_rounds(FunctionGrid(nodes), federation(strategy=ExactFedAvg())).arrays
+    flowers = run_rounds(FunctionGrid(nodes), federation(strategy=FedAvg())).arrays
+    np.testing.assert_allclose(ours["w"], flowers["w"], rtol=1e-6)
