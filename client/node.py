@@ -1,0 +1,184 @@
+"""One device's part in a round: its own plan, local training, and the sealed update."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scheduler import DeviceProfile, Plan, load_device
+from scheduler.errors import BadInput, InvalidPlan
+
+from .outbox import Update, manifest, seal
+from .state import Arrays, get_arrays, set_arrays
+from .trainer import Prepared, TrainReport, prepare, train
+from .workload import Examples, Workload, load_workload, with_training
+
+
+PLAN_TIME_LIMIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the coordinator asks for (workload to plan_time_limit_s) and what the device is.
+
+    `device` names a profile or a TOML file. `ram_bytes` is the budget of a training step, all
+    inclusive; None takes what the profile leaves for training. `page_dir` is where the page store's
+    file is put while a step runs; None takes the system's folder for temporary files.
+    """
+
+    workload: str
+    seed: int = 0
+    batch_size: int | None = None
+    local_epochs: int | None = None
+    deadline_factor: float | None = None
+    plan_time_limit_s: float = PLAN_TIME_LIMIT_S
+    device: str
+    ram_bytes: int | None = None
+    partition: int = 0
+    page_dir: Path | None = None
+
+
+PlanKey = tuple[str, str, int | None, int | None, float | None, float]
+PlanCache = MutableMapping[PlanKey, Prepared]
+"""Prepared training steps within one process: devices of one kind and budget share theirs."""
+
+WorkloadLoader = Callable[[str], Workload]
+
+
+def plan_key(settings: Settings) -> PlanKey:
+    """What a prepared step depends on."""
+    return (
+        settings.workload,
+        settings.device,
+        settings.ram_bytes,
+        settings.batch_size,
+        settings.deadline_factor,
+        settings.plan_time_limit_s,
+    )
+
+
+class Node:
+    """A device that takes part: settings, its data, and its prepared training step."""
+
+    def __init__(
+        self, settings: Settings, cache: PlanCache, load: WorkloadLoader = load_workload
+    ) -> None:
+        self.settings = settings
+        self._cache = cache
+        self.workload = with_training(
+            load(settings.workload),
+            batch_size=settings.batch_size,
+            local_epochs=settings.local_epochs,
+        )
+        self.profile: DeviceProfile = load_device(settings.device)
+
+    def prepare(self, known: Plan | None = None) -> Prepared:
+        """The training step with its plan; `known` saves solving if it is still valid here.
+
+        Raises Infeasible with the floor when the budget is too small.
+        """
+        key = plan_key(self.settings)
+        if key not in self._cache:
+            self._cache[key] = self._prepare(known)
+        return self._cache[key]
+
+    def train(self, arrays: Arrays, round_number: int, known: Plan | None = None) -> Update:
+        """Train the model given as arrays for the local epochs and seal what came of it."""
+        prepared = self.prepare(known)
+        examples = self.workload.examples(self.settings.partition)
+        with torch.random.fork_rng(devices=[]):
+            order, torch_seed = _generators(self.settings, round_number)
+            torch.manual_seed(torch_seed)
+            model = self.workload.model()
+            set_arrays(model, arrays)
+            allowed = manifest(get_arrays(model))
+            optimizer = self.workload.optimizer(model.parameters())
+            model.train()
+            with tempfile.TemporaryDirectory(
+                prefix="fedpoet-", dir=self.settings.page_dir
+            ) as folder:
+                report = train(
+                    prepared,
+                    model,
+                    optimizer,
+                    self._batches(examples, order),
+                    Path(folder) / "store.pages",
+                )
+        return seal(get_arrays(model), self._metrics(report, examples), allowed)
+
+    def _prepare(self, known: Plan | None) -> Prepared:
+        if known is not None:
+            try:
+                return self._solve(known)
+            except InvalidPlan:
+                pass  # of another model, batch or budget: plan again
+        return self._solve(None)
+
+    def _solve(self, plan: Plan | None) -> Prepared:
+        with torch.random.fork_rng(devices=[]):
+            model = self.workload.model()
+            model.train()
+            return prepare(
+                model,
+                self.workload.loss,
+                self.workload.optimizer(model.parameters()),
+                self._sample(),
+                device=self.profile,
+                ram_bytes=self.settings.ram_bytes,
+                deadline_factor=self.settings.deadline_factor,
+                time_limit_s=self.settings.plan_time_limit_s,
+                plan=plan,
+            )
+
+    def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch of zeros of the shape and type that all batches have."""
+        examples = self.workload.examples(self.settings.partition)
+        size = self._batch_size(examples)
+        return torch.zeros_like(examples.x[:size]), torch.zeros_like(examples.y[:size])
+
+    def _batch_size(self, examples: Examples) -> int:
+        size = self.workload.batch_size
+        if len(examples) < size:
+            raise BadInput(
+                f"partition {self.settings.partition} has {len(examples)} examples, "
+                f"fewer than a batch of {size}"
+            )
+        return size
+
+    def _batches(
+        self, examples: Examples, order: np.random.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Whole batches, in a new order each epoch; what is left over waits for the next order."""
+        size = self._batch_size(examples)
+        for _ in range(self.workload.local_epochs):
+            positions = torch.from_numpy(order.permutation(len(examples)))
+            for chosen in positions.split(size):
+                if len(chosen) == size:
+                    yield examples.x[chosen], examples.y[chosen]
+
+    def _metrics(self, report: TrainReport, examples: Examples) -> dict[str, int | float]:
+        return {
+            "num-examples": len(examples),
+            "partition-id": self.settings.partition,
+            "steps": report.steps,
+            "train-loss": report.mean_loss,
+            "ram-budget-bytes": report.ram_budget_bytes,
+            "predicted-peak-bytes": report.predicted_peak_bytes,
+            "measured-peak-bytes": report.measured_peak_bytes,
+            "time-s": report.time_s,
+            "energy-j": report.energy_j,
+            "paged-out-bytes": report.paged_out_bytes,
+            "paged-in-bytes": report.paged_in_bytes,
+            "recomputed-runs": report.recomputed,
+        }
+
+
+def _generators(settings: Settings, round_number: int) -> tuple[np.random.Generator, int]:
+    """Order of the examples, and a seed for torch (dropout): own ones per run, partition and round."""
+    seeds = np.random.SeedSequence((settings.seed, settings.partition, round_number)).spawn(2)
+    return np.random.default_rng(seeds[0]), int(seeds[1].generate_state(1)[0])

@@ -1,0 +1,97 @@
+"""Matplotlib figures as inline SVG that follows the page's colours, light or dark.
+
+Colours are drawn as placeholders and become CSS variables; text stays text. Same input, same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {
+    "ink": "#010101",
+    "muted": "#020202",
+    "grid": "#030303",
+    "paper": "#040404",
+    "forward": "#050505",
+    "backward": "#060606",
+    "update": "#070707",
+    "paging": "#080808",
+    "again": "#090909",
+    "plain": "#0a0a0a",
+    "budget": "#0b0b0b",
+    "radio": "#0c0c0c",
+    "idle": "#0d0d0d",
+    "stored": "#0e0e0e",
+    "resident": "#0f0f0f",
+}
+"""Placeholder of each of the page's CSS variables (`--ink` and so on)."""
+
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": COLOURS["ink"],
+    "axes.edgecolor": COLOURS["grid"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.labelsize": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.8,
+    "xtick.color": COLOURS["grid"],
+    "ytick.color": COLOURS["grid"],
+    "xtick.labelcolor": COLOURS["muted"],
+    "ytick.labelcolor": COLOURS["muted"],
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@contextmanager
+def drawing(name: str) -> Iterator[None]:
+    """Within it, figures have the report's style; `name` makes their ids unique in the page."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        yield
+
+
+def figure(
+    width: float, height: float, rows: int = 1, columns: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure of so many inches with axes in rows, left to right."""
+    made = Figure(figsize=(width, height), layout="constrained")
+    axes = made.subplots(rows, columns, squeeze=False)
+    return made, [ax for row in axes for ax in row]
+
+
+def svg(made: Figure, name: str, label: str) -> str:
+    """The figure as an <svg> element that scales to its column; `label` is read to the blind."""
+    buffer = io.StringIO()
+    made.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"<svg {{}} \1>", text, count=1)
+    text = text.replace("<svg {}", f'<svg role="img" aria-label="{label}"', 1)
+    for variable, placeholder in COLOURS.items():
+        text = text.replace(placeholder, f"var(--{variable})")
+    # Text takes the page's font; matplotlib would name its own.
+    return re.sub(r"(font: (?:bold |italic )?[\d.]+px) [^;\"]+", r"\1 var(--font)", text)

@@ -1,0 +1,212 @@
+"""The report: one HTML file with everything inside it, no script and no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib import resources
+from string import Template
+
+from .plots import EnergyShare, accuracy_plot, energy_plot, energy_share
+from .results import DeviceRound, KindPlan, Result
+from .schedule import ram_plots, schedule_plot
+from .text import human_bytes, human_j, human_s, plural
+
+Rows = Iterable[Sequence[str]]
+
+
+def report_html(result: Result) -> str:
+    """The report of a finished simulation. The same result gives the same bytes."""
+    template = Template(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
+    shares = [energy_share(plan, result.rounds) for plan in result.plans]
+    trained = result.rounds[1:]
+    workload = str(result.config["workload"]).rpartition("/")[2]
+    return template.substitute(
+        title=escape(f"fedpoet: {workload}"),
+        subtitle=escape(_subtitle(result)),
+        tiles=_tiles(result),
+        accuracy=accuracy_plot(result.rounds),
+        ram=ram_plots(result.plans),
+        memory_table=_memory_table(result),
+        left_out=_left_out(result),
+        schedules=_schedules(result.plans),
+        energy_note=_energy_note(shares),
+        energy=energy_plot(shares),
+        energy_table=_energy_table(result, shares),
+        rounds_summary=escape(f"All {plural(len(trained), 'round')}, with what was sent"),
+        rounds_table=_rounds_table(result),
+        settings_table=_table(
+            ("setting", "value"),
+            (
+                (escape(k), escape("default" if v is None else str(v)))
+                for k, v in result.config.items()
+            ),
+        ),
+        devices_table=_devices_table(result),
+    )
+
+
+def _subtitle(result: Result) -> str:
+    kinds = ", ".join(f"{p.devices} × {p.kind.name}" for p in result.plans)
+    config = result.config
+    return f"{kinds}; strategy {config['strategy']}, seed {config['seed']}"
+
+
+def _tiles(result: Result) -> str:
+    last, trained = result.rounds[-1], result.rounds[1:]
+    count = max(1, sum(len(r.devices) for r in trained))
+    sent = sum(r.bytes_up + r.bytes_down for r in trained)
+    joules = sum(d.energy_j for r in trained for d in r.devices)
+    facts = [
+        ("test loss", f"{last.loss:.3f}"),
+        ("rounds", str(last.round)),
+        ("virtual time", human_s(last.end_s)),
+        ("sent per device, round", human_bytes(sent / count)),
+        ("energy of all devices", human_j(joules)),
+    ]
+    if last.accuracy is not None:
+        facts.insert(0, ("test accuracy", f"{last.accuracy:.1%}"))
+    return "".join(f'<div class="tile"><b>{v}</b><span>{k}</span></div>' for k, v in facts)
+
+
+def _memory_table(result: Result) -> str:
+    def row(plan: KindPlan) -> Sequence[str]:
+        solution = plan.prepared.solution
+        paged = plan.page_out_bytes or plan.page_in_bytes
+        extra = plan.energy_j / plan.keep_all_energy_j - 1 if plan.keep_all_energy_j else 0.0
+        return (
+            _named(plan),
+            human_bytes(plan.kind.ram_bytes),
+            human_bytes(plan.keep_all_peak_bytes),
+            human_bytes(plan.floor.ram_bytes),
+            human_bytes(plan.peak_bytes),
+            human_bytes(max((d.measured_peak_bytes for d in _rounds_of(result, plan)), default=0)),
+            f"{human_bytes(plan.page_out_bytes)} / {human_bytes(plan.page_in_bytes)}"
+            if paged
+            else "nothing",
+            str(plan.recomputed or "nothing"),
+            f"{extra:+.1%}" if paged or plan.recomputed else "the same",
+            f"{solution.status.value}<small>gap {solution.gap:.2%}</small>",
+        )
+
+    head = (
+        "kind",
+        "budget",
+        "keep all needs",
+        "floor",
+        "plan's peak",
+        "measured peak",
+        "paged out / in, per step",
+        "recomputed, per step",
+        "energy against keep all",
+        "plan",
+    )
+    return _table(head, map(row, result.plans))
+
+
+def _left_out(result: Result) -> str:
+    lines = (
+        f'<p class="note warn">Left out: {escape(plural(left.devices, "device"))} of kind '
+        f"{escape(left.kind.name)}. {escape(left.reason)}</p>"
+        for left in result.left_out
+    )
+    return "".join(lines)
+
+
+def _schedules(plans: Sequence[KindPlan]) -> str:
+    """Kinds that page or recompute; when none does, the one with the least room."""
+    busy = [p for p in plans if p.page_in_bytes or p.page_out_bytes or p.recomputed]
+    shown = busy or [min(plans, key=lambda p: p.kind.ram_bytes)]
+    return "".join(f"<h3>{escape(p.kind.name)}</h3>{schedule_plot(p)}" for p in shown)
+
+
+def _energy_note(shares: Sequence[EnergyShare]) -> str:
+    most = max(shares, key=lambda s: s.wait_j)
+    return (
+        "An average round of one device. Computing, paging and radio are above idle power. "
+        "Idle power while a device waits for the slowest one is not in the bars, since it would be drawn "
+        f"anyway; it is in the table (most: {human_j(most.wait_j)}, {escape(most.kind)})."
+    )
+
+
+def _energy_table(result: Result, shares: Sequence[EnergyShare]) -> str:
+    def row(plan: KindPlan, share: EnergyShare) -> Sequence[str]:
+        rounds = _rounds_of(result, plan)
+        busy_s = sum(d.down_s + d.train_s + d.up_s for d in rounds) / max(1, len(rounds))
+        return (
+            _named(plan),
+            human_s(plan.time_s),
+            human_j(plan.energy_j),
+            human_s(busy_s),
+            human_j(share.compute_j),
+            human_j(share.again_j),
+            human_j(share.paging_j),
+            human_j(share.idle_j),
+            human_j(share.radio_j),
+            human_j(share.wait_j),
+        )
+
+    head = (
+        "kind",
+        "time of a step",
+        "energy of a step",
+        "time of a round",
+        "computing",
+        "computing again",
+        "paging",
+        "idle power",
+        "radio",
+        "waiting",
+    )
+    return _table(head, (row(p, s) for p, s in zip(result.plans, shares, strict=True)))
+
+
+def _rounds_table(result: Result) -> str:
+    rows = [
+        (
+            str(r.round),
+            f"{r.loss:.4f}",
+            "" if r.accuracy is None else f"{r.accuracy:.2%}",
+            human_bytes(r.bytes_down),
+            human_bytes(r.bytes_up),
+            human_s(r.end_s - r.start_s),
+            str(len(r.devices) - len(r.refused)),
+            escape("; ".join(f"node {node}: {reason}" for node, reason in r.refused)) or "0",
+        )
+        for r in result.rounds
+    ]
+    head = ("round", "loss", "accuracy", "down", "up", "virtual time", "updates", "refused")
+    return _table(head, rows)
+
+
+def _devices_table(result: Result) -> str:
+    def row(plan: KindPlan) -> Sequence[str]:
+        profile = plan.kind.profile
+        sources = "".join(
+            f"<li><code>{escape(k)}</code>: {escape(v)}</li>" for k, v in profile.sources
+        )
+        return (
+            _named(plan),
+            f"{escape(plan.kind.source)}<details><summary>{escape(profile.description)}</summary>"
+            f"<ul>{sources}</ul></details>",
+        )
+
+    rows = "".join(
+        f'<tr><td>{a}</td><td class="text">{b}</td></tr>' for a, b in map(row, result.plans)
+    )
+    return f"<table>{rows}</table>"
+
+
+def _named(plan: KindPlan) -> str:
+    return f"{escape(plan.kind.name)}<small>{escape(plan.kind.profile.name)}</small>"
+
+
+def _rounds_of(result: Result, plan: KindPlan) -> list[DeviceRound]:
+    return [d for r in result.rounds for d in r.devices if d.kind == plan.kind.name and d.steps]
+
+
+def _table(head: Sequence[str], rows: Rows) -> str:
+    """Cells are HTML already."""
+    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,36 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def human_bytes(size: float) -> str:
+    """Decimal units, three digits: 180 kB, 1.23 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 999.5 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.3g} {unit}"
+
+
+def human_s(seconds: float) -> str:
+    """Milliseconds to hours."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.3g} ms"
+    if seconds < 99.5:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def human_j(joules: float) -> str:
+    """Millijoules to kilojoules."""
+    if joules < 0.9995:
+        return f"{joules * 1000:.3g} mJ"
+    return f"{joules:.3g} J" if joules < 999.5 else f"{joules / 1000:.3g} kJ"
+
+
+def plural(count: int, one: str) -> str:
+    """`1 device`, `3 devices`."""
+    return f"{count} {one}" if count == 1 else f"{count} {one}s"

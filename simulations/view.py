@@ -1,0 +1,135 @@
+"""The simulation in the terminal: plans, a line per round, and what each kind of device spends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .fleet import Device, Fleet
+from .results import KindPlan, LeftOut, RoundRecord
+from .run import SimulationConfig, Watcher
+from .text import human_bytes, human_j, human_s, plural
+
+
+class View:
+    """Draws while a simulation runs; without a terminal it prints the same lines."""
+
+    def __init__(self, console: Console, config: SimulationConfig) -> None:
+        self._console, self._config = console, config
+        self._plans: list[KindPlan] = []
+        self._last: RoundRecord | None = None
+        self._live: Live | None = None
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} updates"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            expand=True,
+        )
+        self._task = self._progress.add_task("planning", total=None)
+
+    @contextmanager
+    def watching(self) -> Iterator[Watcher]:
+        """A watcher to hand to `simulate`."""
+        self._console.print(self._title())
+        with Live(self._render(), console=self._console, refresh_per_second=8) as self._live:
+            yield Watcher(
+                on_plan=self._on_plan,
+                on_left_out=self._on_left_out,
+                on_start=self._on_start,
+                on_reply=self._on_reply,
+                on_round=self._on_round,
+            )
+            self._progress.update(self._task, visible=False)
+            self._refresh()
+
+    def _title(self) -> Text:
+        config = self._config
+        return Text.assemble(
+            ("fedpoet", "bold"),
+            f"  workload {config.workload}, {plural(config.rounds, 'round')}, "
+            f"strategy {config.strategy}, seed {config.seed}",
+        )
+
+    def _on_plan(self, plan: KindPlan) -> None:
+        self._plans.append(plan)
+        self._refresh()
+
+    def _on_left_out(self, left_out: LeftOut) -> None:
+        kind, count = left_out.kind, plural(left_out.devices, "device")
+        self._print(
+            f"[yellow]left out[/]  {kind.name} ({count}, {kind.profile_name}): {left_out.reason}"
+        )
+
+    def _on_start(self, fleet: Fleet) -> None:
+        size = min(self._config.cohort or len(fleet.devices), len(fleet.devices))
+        self._progress.update(self._task, description="round 1", total=size * self._config.rounds)
+
+    def _on_reply(self, _: Device) -> None:
+        self._progress.advance(self._task)
+
+    def _on_round(self, record: RoundRecord) -> None:
+        self._last = record
+        self._print(_round_line(record))
+        for node, reason in record.refused:
+            self._print(f"[yellow]  refused[/]  node {node}: {reason}")
+        if record.round < self._config.rounds:
+            self._progress.update(self._task, description=f"round {record.round + 1}")
+        self._refresh()
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, highlight=False)
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._render())
+
+    def _render(self) -> Group:
+        return Group(kinds_table(self._plans, self._last), self._progress)
+
+
+def _round_line(record: RoundRecord) -> str:
+    accuracy = "" if record.accuracy is None else f"  accuracy [bold]{record.accuracy:.3f}[/]"
+    scores = f"round {record.round:>3}  loss {record.loss:6.3f}{accuracy}"
+    if not record.devices:
+        return f"{scores}  [dim]before training[/]"
+    return (
+        f"{scores}  down {human_bytes(record.bytes_down):>7}  up {human_bytes(record.bytes_up):>7}"
+        f"  virtual time {human_s(record.end_s - record.start_s)}"
+    )
+
+
+def _paged(plan: KindPlan) -> str:
+    if not (plan.page_out_bytes or plan.page_in_bytes):
+        return "nothing"
+    return f"{human_bytes(plan.page_out_bytes)}/{human_bytes(plan.page_in_bytes)}"
+
+
+def kinds_table(plans: list[KindPlan], record: RoundRecord | None) -> Table:
+    """Per kind of device: RAM, and what the last round cost one device on average."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("kind", no_wrap=True)
+    for name in ("budget", "peak", "keep all", "time", "energy", "paged out/in", "recomputed"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for plan in plans:
+        rounds = [d for d in record.devices if d.kind == plan.kind.name] if record else []
+        done = [d for d in rounds if d.steps]
+        table.add_row(
+            f"{plan.devices} × {plan.kind.name}",
+            human_bytes(plan.kind.ram_bytes),
+            human_bytes(max(d.measured_peak_bytes for d in done)) if done else "",
+            human_bytes(plan.keep_all_peak_bytes),
+            human_s(sum(d.down_s + d.train_s + d.up_s for d in done) / len(done)) if done else "",
+            human_j(sum(d.energy_j for d in done) / len(done)) if done else "",
+            _paged(plan),
+            str(plan.recomputed),
+        )
+    return table
