@@ -3,6 +3,7 @@
 from .baselines import keep_all, page_all
 from .check import check
 from .device import DeviceProfile, PageLink, cost_table, device_names, load_device
+from .errors import FedpoetError, Infeasible, InvalidPlan, NoPlanInTime
 from .floor import Floor, floor
 from .graph import Graph, Kind, Operator, Phase, Tensor
 from .plan import Compute, Free, PageIn, PageOut, Plan, Solution, Status, Step
@@ -18,10 +19,14 @@ __all__ = [
     "CostTable",
     "DeviceProfile",
     "Floor",
+    "FedpoetError",
     "Frame",
     "Free",
     "Graph",
+    "Infeasible",
+    "InvalidPlan",
     "Kind",
+    "NoPlanInTime",
     "Operator",
     "PageIn",
     "PageLink",

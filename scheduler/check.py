@@ -45,7 +45,8 @@ def _check_made_for(plan: Plan, problem: Problem) -> None:
     if plan.graph_digest != problem.graph.digest:
         raise InvalidPlan(
             "same-graph",
-            f"the plan is for graph {plan.graph_digest[:12]}, the problem has {problem.graph.digest[:12]}: plan again",
+            f"the plan is for graph {plan.graph_digest[:12]}, "
+            f"the problem has {problem.graph.digest[:12]}: plan again",
         )
     have, want = plan.budget, problem.budget
     for name in ("ram_bytes", "time_s", "page_store_bytes"):

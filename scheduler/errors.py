@@ -3,7 +3,7 @@
 FedpoetError                    exit code
 ├── BadInput                        2     the command line, a file, a workload or a device is wrong
 │   ├── UnknownName                 2     no device profile, workload or operator of that name
-│   ├── BadFile                     2     a problem, plan, profile or model file is damaged or of another version
+│   ├── BadFile                     2     a problem, plan or profile file that cannot be read as one
 │   └── BadGraph                    2     operators and tensors that do not form a training graph
 ├── Untraceable                     3     the model cannot be turned into a graph of operators
 ├── Infeasible                      4     no plan fits; carries the floor

@@ -77,55 +77,55 @@ def _scale(once: float) -> float:
 
 
 def _variables(problem: Problem, scope: Scope) -> Formulation:
-    graph = problem.graph
+    graph, model = problem.graph, pulp.LpProblem("poet", pulp.LpMinimize)
     line = timeline(graph, scope)
     run: tuple[Term, ...] = tuple(
-        1 if s.is_first_run else _binary(f"R_{s.stage}_{s.operator}") for s in line.slots
+        1 if s.is_first_run else _binary(model, f"R_{s.stage}_{s.operator}") for s in line.slots
     )
     home: tuple[Term, ...] = tuple(
-        _binary(f"H_{t.id}") if graph.is_persistent(t.id) and t.pageable else 1
+        _binary(model, f"H_{t.id}") if graph.is_persistent(t.id) and t.pageable else 1
         for t in graph.tensors
     )
     return Formulation(
         problem=problem,
         scope=scope,
         timeline=line,
-        model=pulp.LpProblem("poet", pulp.LpMinimize),
+        model=model,
         run=run,
-        keep=tuple(_keep(graph, line, k) for k in range(len(graph.tensors))),
-        page_in=tuple(_page_in(graph, line, k) for k in range(len(graph.tensors))),
-        page_out=tuple(_page_out(graph, k) for k in range(len(graph.tensors))),
+        keep=tuple(_keep(model, graph, line, k) for k in range(len(graph.tensors))),
+        page_in=tuple(_page_in(model, graph, line, k) for k in range(len(graph.tensors))),
+        page_out=tuple(_page_out(model, graph, k) for k in range(len(graph.tensors))),
         home=home,
     )
 
 
-def _binary(name: str) -> pulp.LpVariable:
-    return pulp.LpVariable(name, cat=pulp.LpBinary)
+def _binary(model: pulp.LpProblem, name: str) -> pulp.LpVariable:
+    return model.add_variable(name, cat=pulp.LpBinary)
 
 
-def _share(name: str) -> pulp.LpVariable:
+def _share(model: pulp.LpProblem, name: str) -> pulp.LpVariable:
     """Binary in every solution that matters, because the binaries leave it no choice."""
-    return pulp.LpVariable(name, lowBound=0, upBound=1)
+    return model.add_variable(name, 0, 1)
 
 
-def _keep(graph: Graph, line: Timeline, k: int) -> tuple[Term, ...]:
+def _keep(model: pulp.LpProblem, graph: Graph, line: Timeline, k: int) -> tuple[Term, ...]:
     """One term per gap between events, before the first and after the last included."""
     count = len(line.events[k])
-    first: Term = _share(f"S_{k}_0") if is_source(graph, k) else 0
-    between = [_share(f"S_{k}_{e}") for e in range(1, count)]
+    first: Term = _share(model, f"S_{k}_0") if is_source(graph, k) else 0
+    between = [_share(model, f"S_{k}_{e}") for e in range(1, count)]
     last: list[Term] = (
-        [_share(f"S_{k}_{count}") if _needed_at_end(graph, k) else 0] if count else []
+        [_share(model, f"S_{k}_{count}") if _needed_at_end(graph, k) else 0] if count else []
     )
     return (first, *between, *last)
 
 
-def _page_in(graph: Graph, line: Timeline, k: int) -> tuple[Term, ...]:
+def _page_in(model: pulp.LpProblem, graph: Graph, line: Timeline, k: int) -> tuple[Term, ...]:
     """One term per event that reads the tensor, and one for the end of the step."""
     tensor = graph.tensors[k]
     producer = graph.producer.get(k)
 
     def term(e: int, reads: bool) -> Term:
-        return _binary(f"Min_{k}_{e}") if tensor.pageable and reads else 0
+        return _binary(model, f"Min_{k}_{e}") if tensor.pageable and reads else 0
 
     reading = [line.slots[s].operator != producer for s in line.events[k]]
     return (
@@ -134,11 +134,11 @@ def _page_in(graph: Graph, line: Timeline, k: int) -> tuple[Term, ...]:
     )
 
 
-def _page_out(graph: Graph, k: int) -> tuple[Term, ...]:
+def _page_out(model: pulp.LpProblem, graph: Graph, k: int) -> tuple[Term, ...]:
     """One term per content the tensor has during the step: at first, and after each in-place change."""
     if not graph.tensors[k].pageable:
         return (0,) * (1 + len(graph.mutators[k]))
-    return tuple(_share(f"Mout_{k}_{v}") for v in range(1 + len(graph.mutators[k])))
+    return tuple(_share(model, f"Mout_{k}_{v}") for v in range(1 + len(graph.mutators[k])))
 
 
 def _needed_at_end(graph: Graph, k: int) -> bool:
@@ -268,7 +268,9 @@ def page_store(form: Formulation) -> Iterable[pulp.LpConstraint]:
         return
     graph = form.problem.graph
     scale = float(max(limit, 1))
-    stored: list[Term] = [0 if not t.pageable else _share(f"Stored_{t.id}") for t in graph.tensors]
+    stored: list[Term] = [
+        0 if not t.pageable else _share(form.model, f"Stored_{t.id}") for t in graph.tensors
+    ]
     for k, copy in enumerate(stored):
         for content in range(1 + len(graph.mutators[k])):
             yield from _row([*_copy(form, k, content), (copy, -1.0)], 0.0)

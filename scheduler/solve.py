@@ -169,8 +169,8 @@ class _Solver:
                 operator=floors.operator,
             )
         return Infeasible(
-            f"no plan within {budget.ram_bytes} bytes of RAM meets the deadline of {budget.time_s:.6g} s; the "
-            f"fastest found takes {fastest:.6g} s: allow that much time or more RAM",
+            f"no plan within {budget.ram_bytes} bytes of RAM meets the deadline of "
+            f"{budget.time_s:.6g} s; the fastest found takes {fastest:.6g} s: allow that much time or more RAM",
             floor_bytes=floors.ram_bytes,
             operator=floors.operator,
             least_time_s=fastest,

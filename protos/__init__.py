@@ -1,0 +1,1 @@
+"""What crosses a wire or is stored: .proto files, their generated code, and codecs."""

@@ -1,0 +1,236 @@
+"""The solver against brute force, and what must hold for every problem."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pulp
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from scheduler import (
+    Budget,
+    Cost,
+    CostTable,
+    Graph,
+    Infeasible,
+    InvalidPlan,
+    Kind,
+    NoPlanInTime,
+    Operator,
+    Phase,
+    Plan,
+    Problem,
+    Solution,
+    Status,
+    Tensor,
+    check,
+    floor,
+    keep_all,
+    page_all,
+    replay,
+    solve,
+)
+from scheduler.backends import Outcome, PulpSolver, Verdict
+from scheduler.decode import decode
+from scheduler.encode import encode
+from scheduler.errors import UnknownName
+from scheduler.formulation import energy_of, formulate
+from scheduler.timeline import Scope
+from tests.scheduler.brute_force import least_energy_j
+from tests.strategies import problems
+
+SLOW = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+def solved(problem: Problem) -> Solution | None:
+    """The solution, judged by the independent law; None if there is no plan."""
+    try:
+        solution = solve(problem, gap=1e-7)
+    except Infeasible:
+        return None
+    check(solution.plan, problem)
+    used = replay(solution.plan, problem)
+    assert solution.cost.energy_j == used.energy_j
+    assert solution.cost.time_s == used.time_s
+    assert solution.lower_bound_j <= used.energy_j
+    return solution
+
+
+@SLOW
+@given(problems())
+def test_optimum_equals_brute_force(problem: Problem) -> None:
+    best = least_energy_j(problem)
+    solution = solved(problem)
+    if best is None:
+        assert solution is None
+    else:
+        assert solution is not None
+        assert solution.status is Status.OPTIMAL
+        assert solution.cost.energy_j == pytest.approx(best, rel=1e-6, abs=1e-6)
+        assert solution.lower_bound_j <= best * (1 + 1e-6) + 1e-6
+
+
+@SLOW
+@given(problems(), st.integers(0, 10), st.integers(0, 10))
+def test_more_ram_or_time_never_costs_more(problem: Problem, ram: int, time: int) -> None:
+    tight = solved(problem)
+    assume(tight is not None)
+    assert tight is not None
+    budget = problem.budget
+    time_s = None if budget.time_s is None else budget.time_s + time
+    wide = solved(replace(problem, budget=Budget(ram_bytes=budget.ram_bytes + ram, time_s=time_s)))
+    assert wide is not None
+    assert wide.cost.energy_j <= tight.cost.energy_j * (1 + 1e-6) + 1e-6
+
+
+@SLOW
+@given(problems(all_pageable=True, with_deadline=False))
+def test_the_floor_is_exact_when_everything_is_pageable(problem: Problem) -> None:
+    least = floor(problem).ram_bytes
+    at_floor = replace(problem, budget=Budget(ram_bytes=least))
+    assert solved(at_floor) is not None
+    plan = page_all(at_floor)
+    check(plan, at_floor)
+    assert replay(plan, at_floor).peak_bytes == least
+    if least > 0:
+        with pytest.raises(Infeasible) as caught:
+            solve(replace(problem, budget=Budget(ram_bytes=least - 1)))
+        assert caught.value.floor_bytes == least
+        assert caught.value.operator in str(caught.value)
+
+
+@SLOW
+@given(problems())
+def test_slack_budget_keeps_everything(problem: Problem) -> None:
+    wide = replace(problem, budget=Budget(ram_bytes=replay(keep_all(problem), problem).peak_bytes))
+    solution = solved(wide)
+    assert solution is not None
+    assert solution.cost.energy_j == replay(keep_all(wide), wide).energy_j
+    assert solution.gap == 0.0
+
+
+@SLOW
+@given(problems())
+def test_a_plan_encodes_to_values_that_satisfy_every_row(problem: Problem) -> None:
+    form = formulate(problem, Scope.FULL)
+    plans = [p for p in (keep_all(problem), page_all(problem)) if is_valid(p, problem)]
+    solution = solved(problem)
+    if solution is not None:
+        plans.append(solution.plan)
+    for plan in plans:
+        values = encode(form, plan)
+        assert values is not None
+        for variable, value in values.items():
+            variable.varValue = value
+        assert form.model.valid(1e-6)
+        objective = form.model.objective.value() or 0.0
+        assert energy_of(problem, objective) == pytest.approx(replay(plan, problem).energy_j)
+        again = decode(form)
+        check(again, problem)
+        assert replay(again, problem).energy_j == pytest.approx(replay(plan, problem).energy_j)
+
+
+def is_valid(plan: Plan, problem: Problem) -> bool:
+    try:
+        check(plan, problem)
+    except InvalidPlan:
+        return False
+    return True
+
+
+def chain(count: int = 5, time_s: float = 1.0) -> Problem:
+    """A chain of forward operators and its backward pass, 10 bytes a tensor."""
+    tensors, operators = [], []
+    for i in range(2 * count):
+        forward = i < count
+        kind = Kind.ACTIVATION if forward else Kind.GRADIENT
+        tensors.append(Tensor(id=i, name=f"t{i}", size_bytes=10, kind=kind))
+        saved = () if forward else (2 * count - 1 - i,)
+        inputs = tuple(k for k in (i - 1, *saved) if k >= 0)
+        phase = Phase.FORWARD if forward else Phase.BACKWARD
+        operators.append(
+            Operator(id=i, name=f"op{i}", inputs=tuple(dict.fromkeys(inputs)), outputs=(i,), phase=phase)
+        )
+    cost = Cost(time_s=time_s, energy_j=1.0)
+    page = Cost(time_s=time_s / 2, energy_j=0.75)
+    costs = CostTable(
+        operators=(cost,) * 2 * count, page_in=(page,) * 2 * count, page_out=(page,) * 2 * count
+    )
+    graph = Graph(operators=tuple(operators), tensors=tuple(tensors))
+    return Problem(graph=graph, costs=costs, budget=Budget(ram_bytes=10**6))
+
+
+def test_a_deadline_that_cannot_be_met_tells_the_least_time() -> None:
+    problem = chain()
+    tight = replace(problem, budget=Budget(ram_bytes=30, time_s=problem.compute_once.time_s))
+    with pytest.raises(Infeasible) as caught:
+        solve(tight)
+    least = caught.value.least_time_s
+    assert least is not None
+    assert least > problem.compute_once.time_s
+    assert f"{least:.6g}" in str(caught.value)
+    solution = solve(replace(problem, budget=Budget(ram_bytes=30, time_s=least)))
+    assert solution.cost.time_s <= least * (1 + 1e-9)
+
+
+def test_paging_time_counts_towards_the_deadline() -> None:
+    """With paging slow and recomputing fast, a tight deadline turns pages into reruns."""
+    problem = chain()
+    loose = solve(replace(problem, budget=Budget(ram_bytes=30)))
+    tight = solve(replace(problem, budget=Budget(ram_bytes=30, time_s=loose.cost.time_s - 0.25)))
+    assert tight.cost.time_s < loose.cost.time_s
+    assert tight.cost.energy_j >= loose.cost.energy_j
+
+
+def test_idle_power_is_charged_for_all_time() -> None:
+    problem = chain()
+    idle = replace(problem, costs=replace(problem.costs, idle_w=2.0))
+    plan = keep_all(problem)
+    assert replay(plan, idle).energy_j == replay(plan, problem).energy_j + 2.0 * 10
+
+
+def test_page_store_limit_is_kept() -> None:
+    problem = chain()
+    budget = Budget(ram_bytes=30, page_store_bytes=10)
+    solution = solved(replace(problem, budget=budget))
+    assert solution is not None
+    used = replay(solution.plan, replace(problem, budget=budget))
+    assert 0 < used.page_store_peak_bytes <= 10
+    assert used.recomputed
+
+
+def test_no_time_gives_the_best_plan_known_as_feasible() -> None:
+    solution = solve(replace(chain(60), budget=Budget(ram_bytes=100)), time_limit_s=0.001)
+    assert solution.status is Status.FEASIBLE
+    assert solution.gap > 0
+    with pytest.raises(NoPlanInTime):
+        problem = chain(60)
+        deadline = problem.compute_once.time_s * 1.4
+        solve(
+            replace(problem, budget=Budget(ram_bytes=30, time_s=deadline)),
+            backend=Idle(),
+        )
+
+
+class Idle:
+    """A solver whose time is up before it began."""
+
+    name = "idle"
+
+    def run(self, model: object, **options: object) -> Outcome:
+        return Outcome(verdict=Verdict.UNKNOWN, bound=None)
+
+
+def test_another_solver_finds_the_same_optimum() -> None:
+    problem = replace(chain(3), budget=Budget(ram_bytes=30))
+    name = "HiGHS_CMD" if "HiGHS_CMD" in pulp.listSolvers(onlyAvailable=True) else "HiGHS"
+    other = solve(problem, backend=PulpSolver(solver=name))
+    assert other.cost.energy_j == pytest.approx(solve(problem).cost.energy_j)
+    with pytest.raises(UnknownName, match="no solver named"):
+        solve(problem, backend=PulpSolver(solver="none"))
