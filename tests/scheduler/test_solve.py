@@ -11,20 +11,13 @@ from hypothesis import strategies as st
 
 from scheduler import (
     Budget,
-    Cost,
-    CostTable,
-    Graph,
     Infeasible,
     InvalidPlan,
-    Kind,
     NoPlanInTime,
-    Operator,
-    Phase,
     Plan,
     Problem,
     Solution,
     Status,
-    Tensor,
     check,
     floor,
     keep_all,
@@ -39,6 +32,7 @@ from scheduler.errors import UnknownName
 from scheduler.formulation import energy_of, formulate
 from scheduler.timeline import Scope
 from tests.scheduler.brute_force import least_energy_j
+from tests.scheduler.problems import chain
 from tests.strategies import problems
 
 SLOW = settings(
@@ -144,28 +138,6 @@ def is_valid(plan: Plan, problem: Problem) -> bool:
     return True
 
 
-def chain(count: int = 5, time_s: float = 1.0) -> Problem:
-    """A chain of forward operators and its backward pass, 10 bytes a tensor."""
-    tensors, operators = [], []
-    for i in range(2 * count):
-        forward = i < count
-        kind = Kind.ACTIVATION if forward else Kind.GRADIENT
-        tensors.append(Tensor(id=i, name=f"t{i}", size_bytes=10, kind=kind))
-        saved = () if forward else (2 * count - 1 - i,)
-        inputs = tuple(k for k in (i - 1, *saved) if k >= 0)
-        phase = Phase.FORWARD if forward else Phase.BACKWARD
-        operators.append(
-            Operator(id=i, name=f"op{i}", inputs=tuple(dict.fromkeys(inputs)), outputs=(i,), phase=phase)
-        )
-    cost = Cost(time_s=time_s, energy_j=1.0)
-    page = Cost(time_s=time_s / 2, energy_j=0.75)
-    costs = CostTable(
-        operators=(cost,) * 2 * count, page_in=(page,) * 2 * count, page_out=(page,) * 2 * count
-    )
-    graph = Graph(operators=tuple(operators), tensors=tuple(tensors))
-    return Problem(graph=graph, costs=costs, budget=Budget(ram_bytes=10**6))
-
-
 def test_a_deadline_that_cannot_be_met_tells_the_least_time() -> None:
     problem = chain()
     tight = replace(problem, budget=Budget(ram_bytes=30, time_s=problem.compute_once.time_s))
@@ -181,10 +153,12 @@ def test_a_deadline_that_cannot_be_met_tells_the_least_time() -> None:
 
 def test_paging_time_counts_towards_the_deadline() -> None:
     """With paging slow and recomputing fast, a tight deadline turns pages into reruns."""
-    problem = chain()
+    problem = chain(page_s=4.0)
     loose = solve(replace(problem, budget=Budget(ram_bytes=30)))
+    assert not replay(loose.plan, problem).recomputed
     tight = solve(replace(problem, budget=Budget(ram_bytes=30, time_s=loose.cost.time_s - 0.25)))
     assert tight.cost.time_s < loose.cost.time_s
+    assert replay(tight.plan, problem).recomputed
     assert tight.cost.energy_j >= loose.cost.energy_j
 
 
@@ -209,13 +183,13 @@ def test_no_time_gives_the_best_plan_known_as_feasible() -> None:
     solution = solve(replace(chain(60), budget=Budget(ram_bytes=100)), time_limit_s=0.001)
     assert solution.status is Status.FEASIBLE
     assert solution.gap > 0
+
+
+def test_no_plan_in_time_is_not_called_infeasible() -> None:
+    problem = chain()
+    tight = Budget(ram_bytes=30, time_s=problem.compute_once.time_s * 1.4)
     with pytest.raises(NoPlanInTime):
-        problem = chain(60)
-        deadline = problem.compute_once.time_s * 1.4
-        solve(
-            replace(problem, budget=Budget(ram_bytes=30, time_s=deadline)),
-            backend=Idle(),
-        )
+        solve(replace(problem, budget=tight), backend=Idle())
 
 
 class Idle:

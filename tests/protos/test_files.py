@@ -1,0 +1,144 @@
+"""Problem and plan files: what is written is read back, and damage is found."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos.codec import decode_plan, encode_plan
+from protos.files import read_plan, read_problem, write_plan, write_problem
+from scheduler import Problem, check, keep_all, page_all, replay
+from scheduler.errors import BadFile, BadGraph, BadInput
+from tests.scheduler.problems import training_step
+from tests.strategies import problems
+
+INSTANCE = Path("tests/data/transformer-m4.json")
+
+
+@settings(max_examples=50, deadline=None)
+@given(problem=problems())
+def test_problems_and_plans_come_back_as_they_were(
+    problem: Problem, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("files")
+    write_problem(problem, folder / "problem.json")
+    again = read_problem(folder / "problem.json")
+    assert again == problem
+    assert again.digest == problem.digest
+    for plan in (keep_all(problem), page_all(problem)):
+        for name in ("plan.json", "plan.pb"):
+            write_plan(plan, folder / name)
+            assert read_plan(folder / name) == plan
+
+
+def test_a_public_poet_instance_is_a_problem_file() -> None:
+    document = json.loads(INSTANCE.read_text())
+    problem = read_problem(INSTANCE)
+    plan = keep_all(problem)
+    check(plan, problem)
+    used = replay(plan, problem)
+    assert used.peak_bytes == document["keep_all_peak_bytes"]
+    assert used.energy_j == pytest.approx(document["compute_energy_j"])
+    assert used.time_s == pytest.approx(document["compute_time_s"])
+
+
+def test_a_poet_instance_without_a_field_is_refused(tmp_path: Path) -> None:
+    document = json.loads(INSTANCE.read_text())
+    del document["operators"][3]["time_s"]
+    path = tmp_path / "instance.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(BadFile, match="time_s"):
+        read_problem(path)
+
+
+def change(document: dict[str, Any], place: tuple[str | int, ...], value: object) -> None:
+    target: Any = document
+    for key in place[:-1]:
+        target = target[key]
+    target[place[-1]] = value
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("format",), "something", "is not a fedpoet-problem"),
+        (("version",), 7, "version 7"),
+        (("extra",), 1, "unknown fields: extra"),
+        (("graph", "operators", 0, "recomputible"), False, "unknown fields: recomputible"),
+        (("graph", "operators", 0, "inputs"), "all", "graph.operators.0.inputs"),
+        (("graph", "tensors", 1, "kind"), "weight", "graph.tensors.1.kind"),
+        (("graph", "tensors", 1, "size_bytes"), 1.5, "size_bytes"),
+        (("graph", "operators", 1, "inputs"), [5], "before any operator"),
+        (("costs", "page_in"), [], "cost table"),
+        (("budget", "ram_bytes"), -4, "ram_bytes must be 0 or more"),
+    ],
+)
+def test_a_damaged_problem_names_the_place(
+    tmp_path: Path, place: tuple[str | int, ...], value: object, message: str
+) -> None:
+    path = tmp_path / "problem.json"
+    write_problem(training_step(), path)
+    document = json.loads(path.read_text())
+    change(document, place, value)
+    path.write_text(json.dumps(document))
+    with pytest.raises((BadFile, BadGraph, BadInput), match=message):
+        read_problem(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("steps", 0), ["free", 1], "digest"),
+        (("steps", 0), ["jump", 1], "damaged"),
+        (("steps", 0), ["compute", "0"], "damaged"),
+        (("steps", 0), 5, "damaged"),
+        (("digest",), "0" * 64, "digest"),
+        (("budget", "ram_bytes"), 5, "digest"),
+        (("format",), "fedpoet-problem", "is not a fedpoet-plan"),
+    ],
+)
+def test_a_damaged_plan_is_refused(
+    tmp_path: Path, place: tuple[str | int, ...], value: object, message: str
+) -> None:
+    path = tmp_path / "plan.json"
+    write_plan(keep_all(training_step()), path)
+    document = json.loads(path.read_text())
+    change(document, place, value)
+    path.write_text(json.dumps(document))
+    with pytest.raises(BadFile, match=message):
+        read_plan(path)
+
+
+@settings(max_examples=300, deadline=None)
+@given(position=st.integers(min_value=0), bit=st.integers(0, 7), cut=st.booleans())
+def test_no_damage_to_a_binary_plan_goes_unnoticed(position: int, bit: int, cut: bool) -> None:
+    plan = page_all(training_step())
+    data = bytearray(encode_plan(plan))
+    position %= len(data)
+    if cut:
+        del data[position:]
+    else:
+        data[position] ^= 1 << bit
+    with contextlib.suppress(BadFile, BadInput):
+        # A flip may fall on something that protobuf ignores.
+        assert decode_plan(bytes(data)) == plan
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="cannot write"):
+        write_plan(keep_all(training_step()), tmp_path / "nowhere" / "plan.json")
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(BadFile, match="cannot write"):
+        write_plan(keep_all(training_step()), tmp_path / "taken")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+    with pytest.raises(BadFile, match="cannot read"):
+        read_problem(tmp_path / "absent.json")
+    (tmp_path / "text.json").write_text("{")
+    with pytest.raises(BadFile, match="is not JSON"):
+        read_plan(tmp_path / "text.json")
