@@ -1,0 +1,1 @@
+"""On the device: trace, plan, execute and train within a RAM budget, and join a federation."""

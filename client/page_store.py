@@ -1,0 +1,215 @@
+"""Pages on storage: a block-aligned file whose content is encrypted and authenticated.
+
+Every piece of a page (at most PIECE_BYTES) is sealed with AES-256-GCM. The key is random, made for
+this store, and never leaves memory; a counter gives every piece ever written its own nonce. The
+authentication tags stay in memory too and bind the tensor, the page's version and the piece's place,
+so bytes that were changed, moved, cut off or replaced by older ones are an error, never data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from scheduler.errors import DamagedPage, PageStoreError, PageStoreFull
+
+from .blocks import BlockAllocator
+
+# The store's own buffer, whatever it holds: one piece and its tag.
+PIECE_BYTES = 16 * 1024
+TAG_BYTES = 16
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Where a piece lies in the file, and what authenticates it."""
+
+    offset: int
+    length: int
+    nonce: int
+    tag: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A written copy of a tensor's storage; only the store that made it can read it."""
+
+    tensor: int
+    version: int
+    size_bytes: int
+    runs: tuple[tuple[int, int], ...]
+    pieces: tuple[Piece, ...]
+
+
+class PageStore:
+    """A file of pages that exists while the store is open.
+
+    The file is created at `path` (which must not exist) for the owner only, and where the system
+    allows it its name is removed at once. `capacity_bytes` limits the blocks in use.
+    Raises PageStoreError if the file cannot be made.
+    """
+
+    def __init__(
+        self, path: Path, *, capacity_bytes: int | None = None, block_bytes: int = 4096
+    ) -> None:
+        self._path, self._block = path, block_bytes
+        self._piece = max(1, PIECE_BYTES // block_bytes) * block_bytes
+        limit = None if capacity_bytes is None else capacity_bytes // block_bytes
+        self._capacity_bytes = capacity_bytes
+        self._blocks = BlockAllocator(limit)
+        self._cipher = AESGCM(AESGCM.generate_key(256))
+        self._nonces = 0
+        self._versions = 0
+        self._buffer = bytearray(self._piece + TAG_BYTES)
+        self._file = _create(path)
+        self._named = not _unlinked(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget all pages and remove the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            if self._named:
+                self._path.unlink(missing_ok=True)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the blocks in use."""
+        return self._blocks.used * self._block
+
+    def write(self, tensor: int, data: memoryview) -> Page:
+        """Write a new page. Raises PageStoreFull, after which the store is as it was before."""
+        runs = self._blocks.take(-(-len(data) // self._block))
+        if runs is None:
+            raise PageStoreFull(
+                f"the page store is full: {len(data)} bytes for tensor {tensor} do not fit beside the "
+                f"{self.used_bytes} in use of {self._capacity_bytes}; give it more room or raise the "
+                "RAM budget"
+            )
+        self._versions += 1
+        version = self._versions
+        try:
+            pieces = tuple(self._seal(tensor, version, runs, data))
+        except BaseException:
+            self._blocks.give_back(runs)
+            raise
+        return Page(
+            tensor=tensor, version=version, size_bytes=len(data), runs=tuple(runs), pieces=pieces
+        )
+
+    def read(self, page: Page, into: memoryview) -> None:
+        """Fill `into` with the page's content. Raises DamagedPage; `into` is then undefined."""
+        done = 0
+        for index, piece in enumerate(page.pieces):
+            sealed = memoryview(self._buffer)[: piece.length + TAG_BYTES]
+            self._read_exactly(page, piece, sealed[: piece.length])
+            sealed[piece.length :] = piece.tag
+            bound = _bound(page.tensor, page.version, index)
+            try:
+                self._cipher.decrypt_into(
+                    _nonce(piece), sealed, bound, into[done : done + piece.length]
+                )
+            except InvalidTag as error:
+                raise _damaged(page, "is not what was written") from error
+            done += piece.length
+
+    def drop(self, page: Page) -> None:
+        """Make the page's blocks free for others."""
+        self._blocks.give_back(list(page.runs))
+
+    def _seal(
+        self, tensor: int, version: int, runs: list[tuple[int, int]], data: memoryview
+    ) -> Iterator[Piece]:
+        done = 0
+        for index, (offset, room) in enumerate(self._places(runs)):
+            length = min(room, len(data) - done)
+            self._nonces += 1
+            piece = Piece(offset=offset, length=length, nonce=self._nonces, tag=b"")
+            sealed = memoryview(self._buffer)[: length + TAG_BYTES]
+            self._cipher.encrypt_into(
+                _nonce(piece), data[done : done + length], _bound(tensor, version, index), sealed
+            )
+            tag = bytes(sealed[length:])
+            padded = -(-length // self._block) * self._block
+            self._buffer[length:padded] = bytes(padded - length)
+            self._write_all(memoryview(self._buffer)[:padded], offset, tensor)
+            yield Piece(offset=offset, length=length, nonce=piece.nonce, tag=tag)
+            done += length
+
+    def _places(self, runs: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Offset and bytes of every piece."""
+        for first, count in runs:
+            start, end = first * self._block, (first + count) * self._block
+            for offset in range(start, end, self._piece):
+                yield offset, min(self._piece, end - offset)
+
+    def _write_all(self, data: memoryview, offset: int, tensor: int) -> None:
+        try:
+            while data:
+                written = os.pwrite(self._file, data, offset)
+                data, offset = data[written:], offset + written
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise PageStoreFull(
+                    f"no space left for the page store beside the {self.used_bytes} bytes in use "
+                    f"({error.strerror}, while writing tensor {tensor}); free some space or raise "
+                    "the RAM budget"
+                ) from error
+            raise PageStoreError(f"the page store cannot be written: {error.strerror}") from error
+
+    def _read_exactly(self, page: Page, piece: Piece, into: memoryview) -> None:
+        done = 0
+        while done < piece.length:
+            try:
+                count = os.preadv(self._file, [into[done:]], piece.offset + done)
+            except OSError as error:
+                raise PageStoreError(f"the page store cannot be read: {error.strerror}") from error
+            if count == 0:
+                raise _damaged(page, "is cut off")
+            done += count
+
+
+def _nonce(piece: Piece) -> bytes:
+    return piece.nonce.to_bytes(12, "big")
+
+
+def _bound(tensor: int, version: int, index: int) -> bytes:
+    return struct.pack(">QQQ", tensor, version, index)
+
+
+def _damaged(page: Page, how: str) -> DamagedPage:
+    return DamagedPage(
+        f"the page of tensor {page.tensor} in the page store {how}; the storage may be failing: "
+        "use another one"
+    )
+
+
+def _create(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise PageStoreError(f"the page store {path} cannot be made: {error.strerror}") from error
+
+
+def _unlinked(path: Path) -> bool:
+    with contextlib.suppress(PermissionError):
+        path.unlink()
+        return True
+    return False

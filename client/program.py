@@ -1,0 +1,145 @@
+"""What runs for each operator of a graph: plain Python functions over tensors."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from scheduler.graph import Graph, Phase
+
+from .dataflow import Dataflow, Node
+from .functional import statistics
+from .grouping import Unit, copies_left_out
+from .layout import Layout
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Computation:
+    """Functions from an operator's inputs to its outputs, in the order of the graph's operator.
+
+    `first` changes running statistics in place where the model does; `again` recomputes the outputs
+    and leaves them as they are. `grad_mode` is what it was in eager training: on in the forward pass,
+    which some kernels look at. Nothing here requires a gradient.
+    """
+
+    first: Function
+    again: Function
+    grad_mode: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterUpdate:
+    """The optimizer's update of one parameter; numbers are tensor ids of the graph.
+
+    `gradient` derives the gradient from its tensor (it may be a view). `state` maps the
+    optimizer's names to tensors.
+    """
+
+    name: str
+    parameter: int
+    source: int
+    gradient: Function
+    state: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """One operator of phase update: the updates of one parameter or several."""
+
+    parameters: tuple[ParameterUpdate, ...]
+
+
+Body = Computation | Update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """Code and layouts for a graph, by operator id and tensor id.
+
+    `parameters`, `buffers`, `x`, `y`, `loss` and `constants` say which tensor is what; `loss_of`
+    derives the 0-d loss from its tensor. `random` says whether anything draws random numbers.
+    """
+
+    bodies: tuple[Body, ...]
+    layouts: tuple[Layout, ...]
+    parameters: tuple[tuple[str, int], ...]
+    buffers: tuple[tuple[str, int], ...]
+    constants: tuple[tuple[int, Tensor], ...]
+    x: int
+    y: int
+    loss: int
+    loss_of: Function
+    random: bool
+
+    @property
+    def updates(self) -> tuple[ParameterUpdate, ...]:
+        """Every parameter's update, in the order they run."""
+        return tuple(p for b in self.bodies if isinstance(b, Update) for p in b.parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traced:
+    """A graph to plan with and the program that runs its operators."""
+
+    graph: Graph
+    program: Program
+
+
+def compile_unit(flow: Dataflow, unit: Unit, outputs: tuple[fx.Node, ...]) -> Computation:
+    """Functions for the nodes of a unit; inputs are `unit.reads`, outputs as given."""
+    needed = set(outputs)
+    again: list[Node] = []
+    for node in reversed(unit.nodes):
+        if needed.intersection(node.makes):
+            again.insert(0, node)
+            needed.update(node.reads)
+    in_place = copies_left_out(unit, outputs)
+    return Computation(
+        first=_Compiler(flow, unit.reads, in_place).compile(unit.nodes, outputs),
+        again=_Compiler(flow, unit.reads, in_place).compile(again, outputs, rerun=True),
+        grad_mode=unit.phase is Phase.FORWARD,
+    )
+
+
+def compile_view(flow: Dataflow, base: fx.Node, view: fx.Node) -> Function:
+    """A function from a base to one of its views."""
+    return _Compiler(flow, (base,), {}).compile((), (view,))
+
+
+class _Compiler:
+    """Generates a function that drops every tensor after its last use."""
+
+    def __init__(
+        self, flow: Dataflow, inputs: tuple[fx.Node, ...], in_place: dict[fx.Node, fx.Node]
+    ) -> None:
+        self.flow, self.in_place = flow, in_place
+        self.graph = fx.Graph()
+        self.made = {b: self.graph.placeholder(b.name) for b in inputs}
+
+    def compile(
+        self, nodes: Sequence[Node], outputs: tuple[fx.Node, ...], *, rerun: bool = False
+    ) -> Function:
+        """With `rerun`, batch norm gets no running statistics to change."""
+        for item in nodes:
+            node = item.node
+            copied = self._value(node)
+            if rerun and statistics(node):
+                copied.args = (*copied.args[:3], None, None, *copied.args[5:])
+            for user in node.users:
+                if user.target is operator.getitem:
+                    self._value(user)
+        self.graph.output(tuple(self._value(n) for n in outputs))
+        return fx.GraphModule(torch.nn.Module(), self.graph).forward
+
+    def _value(self, node: fx.Node) -> fx.Node:
+        """The node's copy, made where it is first needed: views and copies of storages come along."""
+        if node not in self.made:
+            old = self.in_place.get(node)
+            self.made[node] = self._value(old) if old else self.graph.node_copy(node, self._value)
+        return self.made[node]

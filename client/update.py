@@ -1,0 +1,37 @@
+"""Run the optimizer's update of parameters, as one operator of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from .optimizer import ParameterOptimizer
+from .program import Update
+
+
+class Tensors(Protocol):
+    """Tensors by id; None stands for state that does not exist yet."""
+
+    def __getitem__(self, k: int, /) -> Tensor | None: ...
+
+
+def run_update(
+    update: Update,
+    tensors: Tensors,
+    optimizers: Mapping[str, ParameterOptimizer],
+) -> dict[int, Tensor]:
+    """Change the parameters in place; returns their state tensors by id.
+
+    A state tensor that is None does not exist yet; the optimizer creates it.
+    """
+    after: dict[int, Tensor] = {}
+    for item in update.parameters:
+        parameter, source = tensors[item.parameter], tensors[item.source]
+        assert parameter is not None  # noqa: S101
+        (gradient,) = item.gradient(source)
+        before = {n: t for n, k in item.state if (t := tensors[k]) is not None}
+        state = optimizers[item.name].step(parameter, gradient, before)
+        after.update({k: state[n] for n, k in item.state if n in state})
+    return after
