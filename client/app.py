@@ -3,13 +3,15 @@
 The coordinator's settings come in the run config, the device's in the node config:
 
 run config:   workload, seed, batch-size, local-epochs, deadline-factor, plan-time-limit-s
-node config:  device, ram-bytes, partition-id, page-dir
+node config:  device, ram-bytes, partition-id, page-dir, workload
 
-A number that is 0 or left out means the workload's or the device profile's own.
+A number that is 0 or left out means the workload's or the device profile's own. The coordinator may name
+a workload that comes with fedpoet; a file is run only if the device's own config names it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,10 +24,11 @@ from scheduler.errors import BadFile, BadInput, RunFailed
 
 from .node import PLAN_TIME_LIMIT_S, Node, PlanCache, Settings, WorkloadLoader
 from .outbox import Update, failure
-from .workload import load_workload
+from .workload import BUILT_IN, load_workload
 
 PLAN = "fedpoet-plan"  # where a node keeps its plan between messages; its state never leaves it
 
+Config = Mapping[str, bool | int | float | str]
 Value = TypeVar("Value", bool, int, float, str)
 
 
@@ -60,12 +63,12 @@ def _train(message: Message, context: Context, cache: PlanCache, load: WorkloadL
 
 def settings_of(context: Context) -> Settings:
     """Settings from the run config and the node config. Raises BadInput for a value of another type."""
-    run, node = dict(context.run_config), dict(context.node_config)
+    run, node = context.run_config, context.node_config
     ram_bytes, page_dir = _get(node, "ram-bytes", 0), _get(node, "page-dir", "")
     if not (device := _get(node, "device", "")):
         raise BadInput('the node config names no device; give a profile: device="raspberry-pi-4b"')
     return Settings(
-        workload=_get(run, "workload", "watch"),
+        workload=_workload(run, node),
         seed=_get(run, "seed", 0),
         batch_size=_get(run, "batch-size", 0) or None,
         local_epochs=_get(run, "local-epochs", 0) or None,
@@ -78,7 +81,15 @@ def settings_of(context: Context) -> Settings:
     )
 
 
-def _get(config: dict[str, bool | int | float | str], key: str, default: Value) -> Value:
+def _workload(run: Config, node: Config) -> str:
+    if own := _get(node, "workload", ""):
+        return own
+    if (asked := _get(run, "workload", "watch")) in BUILT_IN:
+        return asked
+    raise BadInput(f"the coordinator asks for {asked!r}; the node config must name it to allow it")
+
+
+def _get(config: Config, key: str, default: Value) -> Value:
     value = config.get(key, default)
     if isinstance(default, float) and isinstance(value, int):
         value = float(value)

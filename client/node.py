@@ -18,7 +18,6 @@ from .state import Arrays, get_arrays, set_arrays
 from .trainer import Prepared, TrainReport, prepare, train
 from .workload import Examples, Workload, load_workload, with_training
 
-
 PLAN_TIME_LIMIT_S = 30.0
 
 

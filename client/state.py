@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -54,3 +54,14 @@ def score(workload: Workload, model: torch.nn.Module, examples: Examples) -> dic
     model.train(was_training)
     result = {"loss": loss / len(examples)}
     return result | {"accuracy": right / len(examples)} if classes else result
+
+
+def evaluation(workload: Workload) -> Callable[[int, Arrays], dict[str, float]]:
+    """A function from (round, arrays) to their score on the workload's held-out examples."""
+    model, examples = workload.model(), workload.test()
+
+    def evaluate(_: int, arrays: Arrays) -> dict[str, float]:
+        set_arrays(model, arrays)
+        return score(workload, model, examples)
+
+    return evaluate

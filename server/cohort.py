@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +11,16 @@ from scheduler.errors import BadInput
 
 Sampler = Callable[[Sequence[int]], tuple[int, ...]]
 """From the ids of all nodes, in ascending order, to the cohort of the next round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quorum:
+    """How many nodes a run waits for, and how long. `pause_s(seconds)` lets time pass."""
+
+    nodes: int
+    timeout_s: float
+    pause_s: Callable[[float], None]
+    look_every_s: float = 1.0
 
 
 def everyone(nodes: Sequence[int]) -> tuple[int, ...]:

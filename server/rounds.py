@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from scheduler.errors import BadUpdate, RunFailed
 
-from .cohort import Sampler, everyone
+from .cohort import Quorum, Sampler, everyone
 from .updates import Arrays, check_arrays, check_weight
 
 WEIGHT = "num-examples"
@@ -73,7 +73,8 @@ class Federation:
 
     `initial` are the model's arrays; what comes back must match them. `evaluate` maps (round, arrays)
     to numbers. `strategy` is any of Flower's Message API. `timeout_s` bounds a round; None waits for
-    all replies. `now_s` is the run's clock, real or virtual. `train_config` goes to every node.
+    all replies. `quorum` is waited for before the first round. `now_s` is the run's clock, real or
+    virtual. `train_config` goes to every node.
     """
 
     initial: Arrays
@@ -84,6 +85,7 @@ class Federation:
     sampler: Sampler = everyone
     on_round: Callable[[Round], None] = lambda _: None
     timeout_s: float | None = None
+    quorum: Quorum | None = None
     train_config: Mapping[str, bool | int | float | str] | None = None
 
 
@@ -134,8 +136,11 @@ class CohortGrid(Grid):
 def run_rounds(grid: Grid, federation: Federation) -> Outcome:
     """Run all rounds.
 
-    Raises BadUpdate when a round has updates and none can be aggregated, RunFailed when it has none.
+    Raises BadUpdate when a round has updates and none can be aggregated, RunFailed when it has none or
+    too few nodes come online.
     """
+    if federation.quorum is not None:
+        _wait_for_nodes(grid, federation.quorum, federation.now_s)
     arrays = federation.initial
     now = federation.now_s()
     rounds = [_first(federation, now)]
@@ -145,6 +150,17 @@ def run_rounds(grid: Grid, federation: Federation) -> Outcome:
         rounds.append(done)
         federation.on_round(done)
     return Outcome(arrays=arrays, rounds=tuple(rounds))
+
+
+def _wait_for_nodes(grid: Grid, quorum: Quorum, now_s: Callable[[], float]) -> None:
+    until = now_s() + quorum.timeout_s
+    while (online := len(list(grid.get_node_ids()))) < quorum.nodes:
+        if now_s() >= until:
+            raise RunFailed(
+                f"{online} of {quorum.nodes} nodes were online after {quorum.timeout_s:.0f} s; "
+                "start more, or wait for fewer"
+            )
+        quorum.pause_s(quorum.look_every_s)
 
 
 def _first(federation: Federation, now: float) -> Round:

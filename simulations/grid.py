@@ -165,6 +165,7 @@ def _be(node: int) -> None:
 
 def _context(device: Device, run_config: UserConfig) -> Context:
     node_config: UserConfig = {
+        "workload": run_config.get("workload", ""),
         "device": device.kind.profile_name,
         "ram-bytes": device.kind.ram_bytes,
         "partition-id": device.partition,

@@ -13,14 +13,13 @@ from flwr.app import Context
 
 from client.app import build_client_app
 from client.node import PLAN_TIME_LIMIT_S, Node, PlanCache, Settings
-from client.state import initial_arrays, score, set_arrays
+from client.state import evaluation, initial_arrays
 from client.workload import Workload, load_workload, with_training
 from scheduler.errors import BadInput, Infeasible, NoPlanInTime, RunFailed
 from server.app import build_server_app
 from server.cohort import everyone, uniform
 from server.rounds import Federation, Outcome, Round
 from server.strategy import make_strategy
-from server.updates import Arrays
 
 from .clock import VirtualClock
 from .fleet import DEFAULT_FLEET, Device, DeviceKind, Fleet, load_fleet
@@ -154,17 +153,6 @@ def _federate(
     if not outcomes:
         raise RunFailed("the coordinator ended without a model")
     return outcomes[0], records
-
-
-def evaluation(workload: Workload) -> Callable[[int, Arrays], dict[str, float]]:
-    """Scores arrays on the workload's held-out examples."""
-    model, examples = workload.model(), workload.test()
-
-    def evaluate(_: int, arrays: Arrays) -> dict[str, float]:
-        set_arrays(model, arrays)
-        return score(workload, model, examples)
-
-    return evaluate
 
 
 def _run_config(config: SimulationConfig) -> UserConfig:

@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +35,8 @@ class View:
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} updates"),
+            MofNCompleteColumn(),
+            TextColumn("updates"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -41,15 +49,17 @@ class View:
         """A watcher to hand to `simulate`."""
         self._console.print(self._title())
         with Live(self._render(), console=self._console, refresh_per_second=8) as self._live:
-            yield Watcher(
-                on_plan=self._on_plan,
-                on_left_out=self._on_left_out,
-                on_start=self._on_start,
-                on_reply=self._on_reply,
-                on_round=self._on_round,
-            )
-            self._progress.update(self._task, visible=False)
-            self._refresh()
+            try:
+                yield Watcher(
+                    on_plan=self._on_plan,
+                    on_left_out=self._on_left_out,
+                    on_start=self._on_start,
+                    on_reply=self._on_reply,
+                    on_round=self._on_round,
+                )
+            finally:
+                self._progress.update(self._task, visible=False)
+                self._refresh()
 
     def _title(self) -> Text:
         config = self._config

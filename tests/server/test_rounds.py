@@ -7,7 +7,7 @@ from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedMed
 from tests.server.grids import FunctionGrid
 
 from scheduler.errors import BadInput, BadUpdate, RunFailed
-from server.cohort import everyone, uniform
+from server.cohort import Quorum, everyone, uniform
 from server.rounds import Federation, run_rounds
 from server.strategy import ExactFedAvg, make_strategy
 
@@ -199,6 +199,24 @@ def test_cohorts_come_from_their_own_generator():
     assert everyone([1, 2]) == (1, 2)
     with pytest.raises(BadInput, match="1 node or more"):
         uniform(0, np.random.default_rng(0))
+
+
+def test_a_run_waits_for_its_quorum_and_not_for_ever():
+    grid = FunctionGrid({1: adds(1)})
+    clock = [0.0]
+
+    def pause(seconds):
+        clock[0] += seconds
+        if clock[0] >= 5:
+            grid.answers = {1: adds(1), 2: adds(1)}
+
+    quorum = Quorum(nodes=2, timeout_s=10, pause_s=pause)
+    outcome = run_rounds(grid, federation(quorum=quorum, now_s=lambda: clock[0]))
+    assert outcome.rounds[1].cohort == (1, 2)
+    assert outcome.rounds[0].start_s == 5
+    more = Quorum(nodes=3, timeout_s=10, pause_s=pause)
+    with pytest.raises(RunFailed, match="2 of 3 nodes were online after 10 s"):
+        run_rounds(grid, federation(quorum=more, now_s=lambda: clock[0]))
 
 
 def test_flower_agrees_with_the_exact_average_up_to_rounding():

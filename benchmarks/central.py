@@ -1,0 +1,58 @@
+"""Federated against central training of the same model, for as many epochs.
+
+    python benchmarks/central.py --workload watch --rounds 20 --seeds 0 1 2
+
+Central training sees all partitions in one place, in one order of examples per epoch, with the same
+optimizer and batch size. Both start from the same arrays. Accuracy is of the last round on the held-out
+examples; nothing is chosen by looking at it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+
+import torch
+
+from client.state import initial_arrays, score, set_arrays
+from client.workload import Examples, Workload, load_workload
+from simulations.run import SimulationConfig, simulate
+
+
+def central_accuracy(workload: Workload, seed: int, epochs: int) -> float:
+    parts = [workload.examples(n) for n in range(workload.partitions)]
+    pooled = Examples(x=torch.cat([p.x for p in parts]), y=torch.cat([p.y for p in parts]))
+    model = workload.model()
+    set_arrays(model, initial_arrays(workload, seed))
+    optimizer = workload.optimizer(model.parameters())
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(pooled), generator=generator).split(workload.batch_size):
+            optimizer.zero_grad()
+            workload.loss(model(pooled.x[chosen]), pooled.y[chosen]).backward()
+            optimizer.step()
+    return score(workload, model, workload.test())["accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workload", default="watch")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    workload = load_workload(options.workload)
+    gaps = []
+    for seed in options.seeds:
+        config = SimulationConfig(workload=options.workload, rounds=options.rounds, seed=seed)
+        federated = simulate(config).rounds[-1].accuracy or 0.0
+        central = central_accuracy(workload, seed, options.rounds * workload.local_epochs)
+        gaps.append(central - federated)
+        print(json.dumps({"seed": seed, "federated": federated, "central": central}), flush=True)
+    print(json.dumps({"mean gap": statistics.mean(gaps), "largest gap": max(gaps)}))
+
+
+if __name__ == "__main__":
+    main()

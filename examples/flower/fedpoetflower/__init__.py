@@ -1,0 +1,1 @@
+"""fedpoet on Flower's SuperLink."""

@@ -1,0 +1,83 @@
+"""The ServerApp: the coordinator of server/, composed with a workload from the run config."""
+
+from __future__ import annotations
+
+import json
+import time
+from logging import INFO
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.common import log
+from safetensors.numpy import save
+
+from client.state import evaluation, initial_arrays
+from client.workload import load_workload
+from scheduler.errors import BadInput
+from server.app import build_server_app
+from server.cohort import Quorum
+from server.rounds import Federation, Outcome, Round
+from server.strategy import make_strategy
+
+
+def compose(context: Context) -> Federation:
+    config = context.run_config
+    out_folder(context)  # complain before the rounds, not after them
+    workload = load_workload(str(config["workload"]))
+    return Federation(
+        initial=initial_arrays(workload, int(config["seed"])),
+        strategy=make_strategy(str(config["strategy"])),
+        num_rounds=int(config["num-rounds"]),
+        evaluate=evaluation(workload),
+        now_s=time.monotonic,
+        on_round=report,
+        timeout_s=float(config["round-timeout-s"]),
+        quorum=Quorum(
+            nodes=int(config["min-nodes"]), timeout_s=float(config["wait-s"]), pause_s=time.sleep
+        ),
+    )
+
+
+def report(done: Round) -> None:
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in done.evaluation.items())
+    traffic = f"down {done.bytes_down} B  up {done.bytes_up} B"
+    log(INFO, "round %s  %s  %s  updates %s", done.number, scores, traffic, len(done.metrics))
+    for refusal in done.refused:
+        log(INFO, "refused: node %s: %s", refusal.node, refusal.reason)
+
+
+def finish(outcome: Outcome, context: Context) -> None:
+    """Model and metrics, each written aside and renamed; the model last, as a sign that all is there."""
+    out = out_folder(context)
+    out.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps(
+            {
+                "round": r.number,
+                **r.evaluation,
+                "bytes_down": r.bytes_down,
+                "bytes_up": r.bytes_up,
+                "devices": list(r.metrics.values()),
+                "refused": [[refusal.node, refusal.reason] for refusal in r.refused],
+            }
+        )
+        for r in outcome.rounds
+    ]
+    replace(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+    replace(out / "model.safetensors", save(dict(outcome.arrays)))
+
+
+def replace(path: Path, content: bytes) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def out_folder(context: Context) -> Path:
+    out = Path(str(context.run_config["out"]))
+    if not out.is_absolute():
+        raise BadInput("name the result folder with an absolute path: --run-config 'out=\"/...\"'")
+    return out
+
+
+app = build_server_app(compose, finish)

@@ -1,0 +1,166 @@
+"""The same ClientApp and ServerApp on Flower's own SuperLink and SuperNodes."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from server.rounds import to_record
+from simulations.run import SimulationConfig, simulate
+from tests.e2e.flower_processes import (
+    ROOT,
+    RecordingProxy,
+    free_ports,
+    is_open,
+    make_certificates,
+    make_node_key,
+    processes,
+    wait_for,
+)
+from tests.e2e.marked import MARK
+
+pytestmark = pytest.mark.slow
+
+BUNDLE = ROOT / "examples" / "flower"
+NODES = (("nrf52840", 66_000), ("raspberry-pi-4b", 16_000_000), ("phone-pixel-6", 64_000_000))
+DONE_S = 100
+FLEET = """
+devices = ["a", "b", "c"]
+""" + "".join(
+    f"""
+[kinds.{name}]
+device = "{device}"
+ram_bytes = {ram_bytes}
+down_bytes_per_s = 1e6
+up_bytes_per_s = 1e6
+latency_s = 0.01
+radio_w = 0.1
+source = "test"
+"""
+    for name, (device, ram_bytes) in zip("abc", NODES, strict=True)
+)
+
+
+def node_config(partition: int, workload: str) -> str:
+    device, ram_bytes = NODES[partition]
+    return f'device="{device}" ram-bytes={ram_bytes} partition-id={partition} workload="{workload}"'
+
+
+def flower_config(group, address: str, **settings: str) -> None:
+    """Tell `flwr` of the SuperLink under the name `link`."""
+    lines = [f"{key} = {value}" for key, value in settings.items()]
+    home = Path(group.environment("flwr")["FLWR_HOME"])
+    (home / "config.toml").write_text(
+        "\n".join(
+            ['[superlink]\ndefault = "link"\n[superlink.link]', f'address = "{address}"', *lines]
+        )
+    )
+
+
+def run_app(group, out: Path, workload: str, rounds: int) -> None:
+    """`flwr run`, then wait until the ServerApp has written its model."""
+    config = f'out="{out}" workload="{workload}" num-rounds={rounds} seed=5 round-timeout-s=60.0'
+    group.run("flwr", "flwr", "run", BUNDLE, "link", "--run-config", config)
+    log = group.folder / "superlink.log"
+    until = time.monotonic() + DONE_S
+    while b"Finished task" not in log.read_bytes() and time.monotonic() < until:
+        group.require_alive()
+        time.sleep(0.3)
+    assert (out / "model.safetensors").exists(), group.logs()
+
+
+def test_no_raw_sample_crosses_the_wire(tmp_path):
+    workload = f"{ROOT / 'tests' / 'e2e' / 'marked.py'}:marked"
+    link_port, *node_ports = free_ports(1 + len(NODES))
+    with ExitStack() as stack:
+        group = stack.enter_context(processes(tmp_path))
+        group.start("superlink", "flower-superlink", "--insecure", "--port", link_port)
+        wait_for("the SuperLink", lambda: is_open(link_port), 30)
+        proxy = stack.enter_context(RecordingProxy(link_port))
+        for partition, port in enumerate(node_ports):
+            group.start(
+                f"node-{partition}",
+                "flower-supernode",
+                "--insecure",
+                *("--superlink", f"127.0.0.1:{proxy.port}"),
+                *("--port", port),
+                *("--node-config", node_config(partition, workload)),
+            )
+        flower_config(group, f"127.0.0.1:{link_port}", insecure="true")
+        run_app(group, tmp_path / "out", workload, rounds=1)
+    streams = proxy.streams
+    # Compressed bodies would hide a sample from the search below.
+    assert not any(b"content-encoding" in s.lower() for s in streams)
+    for kind in (np.float32, np.float64, np.float16):
+        for window in windows(MARK.astype(kind).tobytes()):
+            assert not any(window in s for s in streams)
+    for text in (str(float(MARK[7])), f"{MARK[7]:.6f}", json.dumps(MARK.tolist())):
+        assert not any(text.encode() in s for s in streams)
+    # The search can find arrays: the model that went down is there, and so are three updates.
+    rounds = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").open()]
+    assert len(rounds[1]["devices"]) == len(NODES)
+    assert rounds[1]["refused"] == []
+    one_node = check_initial_arrays_are_found(streams)
+    assert one_node >= len(NODES)
+
+
+def check_initial_arrays_are_found(streams: list[bytes]) -> int:
+    """How many streams carry the initial model's largest array."""
+    from client.state import initial_arrays
+    from client.workload import load_workload
+
+    arrays = initial_arrays(load_workload("digits"), 5)
+    largest = max(arrays, key=lambda name: arrays[name].nbytes)
+    data = to_record(arrays)[largest].data
+    return sum(any(window in s for window in windows(data, 64)) for s in streams)
+
+
+def windows(data: bytes, size: int = 32) -> list[bytes]:
+    """Pieces of the bytes, so that one split by a transfer does not hide the rest."""
+    return [data[start : start + size] for start in range(0, len(data) - size + 1, size)]
+
+
+def test_with_tls_and_authenticated_nodes_the_model_is_the_simulated_one(tmp_path):
+    certificates = make_certificates(tmp_path)
+    link_port, *node_ports = free_ports(1 + len(NODES))
+    with processes(tmp_path) as group:
+        group.start(
+            "superlink",
+            "flower-superlink",
+            *("--port", link_port),
+            "--enable-supernode-auth",
+            *("--ssl-ca-certfile", certificates.ca),
+            *("--ssl-certfile", certificates.certificate),
+            *("--ssl-keyfile", certificates.key),
+        )
+        wait_for("the SuperLink", lambda: is_open(link_port), 30)
+        address = f"127.0.0.1:{link_port}"
+        flower_config(group, address, **{"root-certificates": f'"{certificates.ca}"'})
+        for partition, port in enumerate(node_ports):
+            private, public = make_node_key(tmp_path, f"key-{partition}")
+            group.run("flwr", "flwr", "supernode", "register", public, "link")
+            group.start(
+                f"node-{partition}",
+                "flower-supernode",
+                *("--superlink", address),
+                *("--root-certificates", certificates.ca),
+                *("--auth-supernode-private-key", private),
+                *("--port", port),
+                *("--node-config", node_config(partition, "digits")),
+            )
+        run_app(group, tmp_path / "out", "digits", rounds=2)
+    (tmp_path / "fleet.toml").write_text(FLEET)
+    config = SimulationConfig(
+        workload="digits", rounds=2, seed=5, fleet=str(tmp_path / "fleet.toml")
+    )
+    simulated = simulate(config)
+    model = load_file(tmp_path / "out" / "model.safetensors")
+    assert model.keys() == simulated.arrays.keys()
+    for name, value in simulated.arrays.items():
+        np.testing.assert_array_equal(model[name], value)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import re
+import stat
+from html.parser import HTMLParser
+
+import pytest
+from safetensors.numpy import load_file
+
+from scheduler.errors import BadInput
+from simulations.folder import free_folder, write_run
+from simulations.report import report_html
+
+
+@pytest.fixture(scope="module")
+def page(result):
+    return report_html(result)
+
+
+def test_the_report_is_one_file_that_asks_for_nothing(page):
+    assert "<script" not in page
+    assert not re.search(r'(src|href)="(?!#)', page)
+    assert not re.search(r"@import|url\((?!#)", page)
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+
+
+class Checker(HTMLParser):
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_startendtag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_well_formed_and_its_ids_are_unique(page):
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids))
+
+
+def test_the_report_follows_the_pages_colours_and_shows_the_numbers(page, result):
+    assert not re.search(r"#0[0-9a-f]0[0-9a-f]0[0-9a-f]\b", page)
+    assert f"{result.rounds[-1].accuracy:.1%}" in page
+    assert "Left out: 1 device of kind tiny" in page
+    assert page.count("<svg") == 4
+    assert "Schedule of one training step on board" in page
+
+
+def test_the_same_result_gives_the_same_report(page, result):
+    assert report_html(result) == page
+
+
+def test_a_run_folder_holds_all_of_it(result, tmp_path):
+    folder = tmp_path / "runs" / "one"
+    write_run(result, folder)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "plans",
+        "report.html",
+    ]
+    model = load_file(folder / "model.safetensors")
+    assert all((model[k] == v).all() for k, v in result.arrays.items())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    assert lines[-1]["accuracy"] == result.rounds[-1].accuracy
+    assert json.loads((folder / "config.json").read_text())["seed"] == 3
+    assert {p.name for p in (folder / "plans").iterdir()} == {
+        "board.json",
+        "board.problem.json",
+        "pi.json",
+        "pi.problem.json",
+    }
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def test_two_runs_write_the_same_bytes(result, tmp_path):
+    write_run(result, tmp_path / "a")
+    write_run(result, tmp_path / "b")
+    for file in (p for p in (tmp_path / "a").rglob("*") if p.is_file()):
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_a_folder_is_replaced_only_when_told(result, tmp_path):
+    folder = tmp_path / "run"
+    write_run(result, folder)
+    with pytest.raises(BadInput, match="exists already"):
+        write_run(result, folder)
+    write_run(result, folder, overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(BadInput, match="is not a run folder"):
+        write_run(result, tmp_path / "mine", overwrite=True)
+    assert free_folder(tmp_path, "run").name == "run-1"
+
+
+def test_nothing_is_left_half_written(result, tmp_path, monkeypatch):
+    def fails(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("simulations.folder.report_html", fails)
+    with pytest.raises(KeyboardInterrupt):
+        write_run(result, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from simulations.cli import main
+
+
+@pytest.fixture
+def fedpoet(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedpoet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_a_run_shows_each_round_and_writes_its_folder(fedpoet, fleet_file):
+    arguments = ("simulate", "--workload", "digits", "--rounds", 2, "--fleet", fleet_file)
+    code, out, err = fedpoet(*arguments, "--out", "runs/one")
+    assert code == 0, err
+    assert "round   2  loss" in out
+    assert "accuracy" in out
+    assert "left out  tiny (1 device, mkr1000)" in out
+    assert "wrote runs/one" in out
+    assert Path("runs/one/report.html").is_file()
+    code, _, _ = fedpoet(*arguments, "--out", "runs/two")
+    assert code == 0
+    for name in ("metrics.jsonl", "model.safetensors", "report.html"):
+        assert Path("runs/one", name).read_bytes() == Path("runs/two", name).read_bytes()
+
+
+OWN = Path(__file__).parents[2] / "examples" / "own_workload.py"
+
+
+def test_ones_own_workload_trains(fedpoet):
+    code, out, err = fedpoet("simulate", "--workload", f"{OWN}:vibration", "--rounds", 2)
+    assert code == 0, err
+    assert Path("runs/vibration-1/report.html").is_file()
+    assert "accuracy" in out
+
+
+NAN = """
+import dataclasses, torch
+from client.workload import Examples, load_workload
+digits = load_workload("digits")
+def data(partition):
+    examples = digits.data(partition)
+    return Examples(x=examples.x * float("nan") if partition == {bad} else examples.x, y=examples.y)
+own = dataclasses.replace(digits, name="own", data=data)
+all_bad = dataclasses.replace(own, data=lambda p: Examples(x=digits.data(p).x * float("nan"), y=digits.data(p).y))
+"""
+
+
+def test_nan_in_an_update_is_refused_and_named(fedpoet, fleet_file):
+    Path("own.py").write_text(NAN.format(bad=1))
+    code, out, _ = fedpoet(
+        "simulate", "--workload", "own.py:own", "--rounds", 1, "--fleet", fleet_file
+    )
+    assert code == 0
+    assert "refused  node 101: array" in out
+    assert "NaN or infinite" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--workload", "nowhere"), 2, "no workload named 'nowhere'; known: watch, digits"),
+        (("--workload", "own.py:none"), 2, "own.py has no 'none' at module level"),
+        (("--strategy", "best"), 2, "no strategy named 'best'"),
+        (("--fleet", "missing.toml"), 2, "fleet missing.toml cannot be read"),
+        (("--fleet", "unknown.toml"), 2, "named 'spoon'; known:"),
+        (("--fleet", "tiny.toml"), 4, "floor"),
+        (("--workload", "own.py:all_bad"), 9, "round 1 has no update to aggregate"),
+        (("--out", "."), 2, "exists already"),
+    ],
+)
+def test_bad_input_ends_with_one_line_and_its_code(fedpoet, fleet_file, arguments, code, message):
+    text = fleet_file.read_text().replace('["board", "pi", "tiny", "board"]', '["tiny"]')
+    Path("tiny.toml").write_text(text)
+    Path("unknown.toml").write_text(text.replace("mkr1000", "spoon"))
+    Path("own.py").write_text(NAN.format(bad=1))
+    before = sorted(Path().iterdir())
+    got, _, err = fedpoet("simulate", "--workload", "digits", "--rounds", 1, *arguments)
+    assert got == code
+    assert err.startswith("fedpoet: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert [p for p in sorted(Path().iterdir()) if p.name != "__pycache__"] == before

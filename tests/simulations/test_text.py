@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+
+from simulations.text import human_bytes, human_j, human_s, plural
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (human_bytes(0), "0 B"),
+        (human_bytes(999), "999 B"),
+        (human_bytes(1000), "1 kB"),
+        (human_bytes(65_280), "65.3 kB"),
+        (human_bytes(199_292), "199 kB"),
+        (human_bytes(999_600), "1 MB"),
+        (human_bytes(5e12), "5000 GB"),
+        (human_s(0.0015), "1.5 ms"),
+        (human_s(2.134), "2.13 s"),
+        (human_s(245), "4 min 05 s"),
+        (human_s(5999), "1 h 39 min"),
+        (human_j(0.0392), "39.2 mJ"),
+        (human_j(4.5), "4.5 J"),
+        (human_j(12_345), "12.3 kJ"),
+        (plural(1, "device"), "1 device"),
+        (plural(3, "device"), "3 devices"),
+    ],
+)
+def test_numbers_read_well(text, expected):
+    assert text == expected
