@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from scheduler.errors import BadInput, InvalidPlan
 from .outbox import Update, manifest, seal
 from .state import Arrays, get_arrays, set_arrays
 from .trainer import Prepared, TrainReport, prepare, train
-from .workload import Examples, Workload, load_workload, with_training
+from .workload import Examples, Workload, batches, load_workload, with_training
 
 PLAN_TIME_LIMIT_S = 30.0
 
@@ -105,7 +105,9 @@ class Node:
                     prepared,
                     model,
                     optimizer,
-                    self._batches(examples, order),
+                    batches(
+                        examples, self._batch_size(examples), self.workload.local_epochs, order
+                    ),
                     Path(folder) / "store.pages",
                 )
         return seal(get_arrays(model), self._metrics(report, examples), allowed)
@@ -148,17 +150,6 @@ class Node:
                 f"fewer than a batch of {size}"
             )
         return size
-
-    def _batches(
-        self, examples: Examples, order: np.random.Generator
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Whole batches, in a new order each epoch; what is left over waits for the next order."""
-        size = self._batch_size(examples)
-        for _ in range(self.workload.local_epochs):
-            positions = torch.from_numpy(order.permutation(len(examples)))
-            for chosen in positions.split(size):
-                if len(chosen) == size:
-                    yield examples.x[chosen], examples.y[chosen]
 
     def _metrics(self, report: TrainReport, examples: Examples) -> dict[str, int | float]:
         return {

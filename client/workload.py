@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from scheduler.errors import BadFile, BadInput, UnknownName
@@ -100,6 +101,17 @@ def with_training(
         batch_size=workload.batch_size if batch_size is None else batch_size,
         local_epochs=workload.local_epochs if local_epochs is None else local_epochs,
     )
+
+
+def batches(
+    examples: Examples, size: int, epochs: int, order: np.random.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Whole batches, in a new order each epoch; what is left over waits for the next order."""
+    for _ in range(epochs):
+        positions = torch.from_numpy(order.permutation(len(examples)))
+        for chosen in positions.split(size):
+            if len(chosen) == size:
+                yield examples.x[chosen], examples.y[chosen]
 
 
 def _from_file(spec: str) -> object:

@@ -163,14 +163,16 @@ class _Solver:
         fastest = self._least_time(scope) if budget.time_s is not None else None
         if fastest is None:
             return Infeasible(
-                f"no plan fits {budget.ram_bytes} bytes of RAM and {budget.page_store_bytes} bytes of page "
-                f"store; the floor of {floors.ram_bytes} bytes ({floors.operator}) needs everything pageable",
+                f"no plan fits {budget.ram_bytes} bytes of RAM: the floor of {floors.ram_bytes} bytes "
+                f"({floors.operator}) is reached only where all tensors may be paged and the page store "
+                f"(limit: {budget.page_store_bytes}) holds them; allow more RAM or page store",
                 floor_bytes=floors.ram_bytes,
                 operator=floors.operator,
             )
         return Infeasible(
             f"no plan within {budget.ram_bytes} bytes of RAM meets the deadline of "
-            f"{budget.time_s:.6g} s; the fastest found takes {fastest:.6g} s: allow that much time or more RAM",
+            f"{budget.time_s:.6g} s; the fastest found takes {fastest:.6g} s: "
+            "allow that much time or more RAM",
             floor_bytes=floors.ram_bytes,
             operator=floors.operator,
             least_time_s=fastest,

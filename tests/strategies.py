@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from scheduler import (
@@ -30,7 +31,7 @@ def graphs(draw: st.DrawFn, max_operators: int = 6, all_pageable: bool = False) 
 
     def tensor(kind: Kind) -> int:
         k = len(tensors)
-        pageable = all_pageable or draw(st.integers(0, 5)) > 0
+        pageable = all_pageable or draw(st.integers(0, 9)) > 0
         size = draw(st.integers(1, 9))
         tensors.append(Tensor(id=k, name=f"t{k}", size_bytes=size, kind=kind, pageable=pageable))
         return k
@@ -38,19 +39,22 @@ def graphs(draw: st.DrawFn, max_operators: int = 6, all_pageable: bool = False) 
     sources = [tensor(Kind.INPUT) for _ in range(draw(st.integers(0, 1)))]
     persistent = [tensor(Kind.PARAMETER) for _ in range(draw(st.integers(0, 2)))]
     available = sources + persistent
-    count = draw(st.integers(1, max_operators))
-    for i in range(count):
-        inputs = (
-            draw(st.lists(st.sampled_from(available), max_size=3, unique=True)) if available else []
-        )
-        newest = operators[-1].outputs if operators else ()
-        # Chains make rematerialization interesting, so most operators read the one before.
-        if newest and not set(inputs) & set(newest) and draw(st.integers(0, 2)) > 0:
-            inputs.append(newest[0])
+    for i in range(
+        draw(st.sampled_from([n for n in (1, 2, 3, 4, 5, 5, 6, 6, 6) if n <= max_operators]))
+    ):
+        # A chain whose operators also read older tensors, as a backward pass does: only such graphs
+        # have something to page or recompute.
+        newest = operators[-1].outputs[:1] if operators else ()
+        older = [k for k in available if k not in newest]
+        read = draw(st.lists(st.sampled_from(older), max_size=2, unique=True)) if older else []
+        inputs = [*newest, *read] if draw(st.integers(0, 7)) else read
         mutates = [k for k in inputs if k in persistent and draw(st.integers(0, 2)) == 0]
         room = max(0, 8 - len(tensors))
         fewest = 0 if mutates or not room else 1
-        outputs = [tensor(Kind.ACTIVATION) for _ in range(draw(st.integers(fewest, min(2, room))))]
+        most = 1 if draw(st.integers(0, 3)) else 2
+        outputs = [
+            tensor(Kind.ACTIVATION) for _ in range(draw(st.integers(fewest, min(most, room))))
+        ]
         operators.append(
             Operator(
                 id=i,
@@ -58,9 +62,9 @@ def graphs(draw: st.DrawFn, max_operators: int = 6, all_pageable: bool = False) 
                 inputs=tuple(inputs),
                 outputs=tuple(outputs),
                 mutates=tuple(mutates),
-                workspace_bytes=draw(st.integers(0, 3)),
+                workspace_bytes=draw(st.sampled_from((0, 0, 1, 3))),
                 phase=Phase.FORWARD,
-                recomputable=draw(st.integers(0, 3)) > 0,
+                recomputable=draw(st.integers(0, 5)) > 0,
             )
         )
         available += outputs
@@ -70,29 +74,42 @@ def graphs(draw: st.DrawFn, max_operators: int = 6, all_pageable: bool = False) 
 
 @st.composite
 def problems(
-    draw: st.DrawFn, max_operators: int = 6, all_pageable: bool = False, with_deadline: bool = True
+    draw: st.DrawFn,
+    max_operators: int = 6,
+    all_pageable: bool = False,
+    with_deadline: bool = True,
+    binding: bool = False,
 ) -> Problem:
-    """Small problems with budgets from just below the floor to more than keep-all needs."""
-    graph = draw(graphs(max_operators=max_operators, all_pageable=all_pageable))
-    cost = st.builds(
-        Cost,
-        time_s=st.integers(0, 8).map(float),
-        energy_j=st.integers(0, 20).map(float),
-    )
+    """Small problems with budgets from just below the floor to more than keep-all needs.
 
-    def some(count: int) -> tuple[Cost, ...]:
+    With `binding` the budget lies between the floor and one byte less than keep-all needs, and half
+    of the problems make paging dear and computing cheap, so that plans recompute.
+    """
+    graph = draw(graphs(max_operators=max_operators, all_pageable=all_pageable))
+    dear = draw(st.booleans())
+
+    def some(count: int, most_j: int) -> tuple[Cost, ...]:
+        cost = st.builds(
+            Cost,
+            time_s=st.integers(0, 8).map(float),
+            energy_j=st.integers(1, most_j).map(float),
+        )
         return tuple(draw(cost) for _ in range(count))
 
     costs = CostTable(
-        operators=some(len(graph.operators)),
-        page_in=some(len(graph.tensors)),
-        page_out=some(len(graph.tensors)),
+        operators=some(len(graph.operators), 3 if dear else 20),
+        page_in=some(len(graph.tensors), 20),
+        page_out=some(len(graph.tensors), 20),
         idle_w=float(draw(st.integers(0, 2))),
     )
     problem = Problem(graph=graph, costs=costs, budget=Budget(ram_bytes=0))
     lowest = floor(problem).ram_bytes
     highest = replay(keep_all(problem), problem).peak_bytes
-    ram_bytes = draw(st.integers(max(lowest - 1, 0), highest + 1))
+    if binding:
+        assume(lowest < highest)
+        ram_bytes = draw(st.integers(lowest, highest - 1))
+    else:
+        ram_bytes = draw(st.integers(max(lowest - 1, 0), highest + 1))
     time_s = None
     if with_deadline and draw(st.booleans()):
         time_s = problem.compute_once.time_s + draw(st.integers(0, 30))
