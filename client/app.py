@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -29,7 +29,7 @@ from .workload import BUILT_IN, load_workload
 PLAN = "fedpoet-plan"  # where a node keeps its plan between messages; its state never leaves it
 
 Config = Mapping[str, bool | int | float | str]
-Value = TypeVar("Value", bool, int, float, str)
+Value = TypeVar("Value", bound=bool | int | float | str)
 
 
 def build_client_app(
@@ -91,11 +91,11 @@ def _workload(run: Config, node: Config) -> str:
 
 def _get(config: Config, key: str, default: Value) -> Value:
     value = config.get(key, default)
-    if isinstance(default, float) and isinstance(value, int):
+    if type(default) is float and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
         raise BadInput(f"{key} is {value!r}; it must be of type {type(default).__name__}")
-    return value
+    return cast(Value, value)
 
 
 def _known_plan(context: Context) -> Plan | None:

@@ -109,7 +109,7 @@ def batches(
     """Whole batches, in a new order each epoch; what is left over waits for the next order."""
     for _ in range(epochs):
         positions = torch.from_numpy(order.permutation(len(examples)))
-        for chosen in positions.split(size):
+        for chosen in torch.split(positions, size):
             if len(chosen) == size:
                 yield examples.x[chosen], examples.y[chosen]
 

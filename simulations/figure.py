@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -33,7 +34,7 @@ COLOURS = {
 }
 """Placeholder of each of the page's CSS variables (`--ink` and so on)."""
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -68,7 +69,8 @@ STYLE = {
 @contextmanager
 def drawing(name: str) -> Iterator[None]:
     """Within it, figures have the report's style; `name` makes their ids unique in the page."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+    style: Any = {**STYLE, "svg.hashsalt": name}
+    with mpl.rc_context(style):
         yield
 
 
@@ -89,7 +91,7 @@ def svg(made: Figure, name: str, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"<svg {{}} \1>", text, count=1)
+    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r"<svg {} \1>", text, count=1)
     text = text.replace("<svg {}", f'<svg role="img" aria-label="{label}"', 1)
     for variable, placeholder in COLOURS.items():
         text = text.replace(placeholder, f"var(--{variable})")

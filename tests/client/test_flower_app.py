@@ -135,7 +135,7 @@ def test_settings_are_read_from_flowers_configs():
 
 def test_a_coordinator_cannot_make_a_device_run_a_file():
     run = {**RUN, "workload": "/tmp/any.py:name"}
-    with pytest.raises(BadInput, match="the coordinator asks for .*any.py"):
+    with pytest.raises(BadInput, match=r"the coordinator asks for .*any\.py"):
         settings_of(context(run))
     own = {**NODE, "workload": "mine.py:name"}
     assert settings_of(context(run, own)).workload == "mine.py:name"

@@ -98,10 +98,8 @@ class Processes:
         return done.stdout
 
     def logs(self) -> str:
-        parts = []
-        for file in sorted(self.folder.glob("*.log")):
-            parts.append(f"--- {file.name}\n{file.read_text(errors='replace')[-6000:]}")
-        return "\n".join(parts)
+        files = sorted(self.folder.glob("*.log"))
+        return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-6000:]}" for f in files)
 
     def require_alive(self) -> None:
         for process in self.running:

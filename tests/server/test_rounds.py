@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedMedian, FedYogi
-from tests.server.grids import FunctionGrid
 
 from scheduler.errors import BadInput, BadUpdate, RunFailed
 from server.cohort import Quorum, everyone, uniform
 from server.rounds import Federation, run_rounds
 from server.strategy import ExactFedAvg, make_strategy
+from tests.server.grids import FunctionGrid
 
 INITIAL = {
     "w": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -56,7 +56,10 @@ def data(partition):
     examples = digits.data(partition)
     return Examples(x=examples.x * float("nan") if partition == {bad} else examples.x, y=examples.y)
 own = dataclasses.replace(digits, name="own", data=data)
-all_bad = dataclasses.replace(own, data=lambda p: Examples(x=digits.data(p).x * float("nan"), y=digits.data(p).y))
+def nothing_but_nan(partition):
+    examples = digits.data(partition)
+    return Examples(x=examples.x * float("nan"), y=examples.y)
+all_bad = dataclasses.replace(own, data=nothing_but_nan)
 """
 
 
