@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -216,7 +217,10 @@ def _generators_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turn whatever tracing raises into one clear line."""
+    """Turn whatever tracing raises into one clear line, and keep torch from logging the rest."""
+    torch_log = logging.getLogger("torch")
+    level = torch_log.level
+    torch_log.setLevel(logging.CRITICAL)
     try:
         yield
     except FedpoetError:
@@ -239,6 +243,8 @@ def _explained() -> Iterator[None]:
         raise Untraceable(
             f"the training step cannot be traced: {type(error).__name__}: {line}"
         ) from error
+    finally:
+        torch_log.setLevel(level)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,7 @@ from scheduler.graph import Tensor as Item
 
 from .capture import Capture
 from .dataflow import Dataflow
-from .grouping import Grouping, Unit
+from .grouping import SMALL_PART, Grouping, Unit
 from .layout import Layout
 from .program import (
     Body,
@@ -104,7 +104,8 @@ class _Lowering:
     def _with_updates(self, units: Sequence[Unit], limit_bytes: int) -> list[Unit | _UpdateUnit]:
         """Every update right after the last reader of the old parameter and the gradient's operator.
 
-        Updates at the same place are joined as long as no single node needs more.
+        Updates at the same place are joined as long as no single node needs more. A small one (a
+        bias) waits for the next place with updates.
         """
         waiting: dict[int, list[str]] = {}
         for name, source in self.gradient.items():
@@ -112,9 +113,14 @@ class _Lowering:
             after = [i for i, u in enumerate(units) if parameter in u.reads or source in u.makes]
             waiting.setdefault(max(after, default=len(units) - 1), []).append(name)
         placed: list[Unit | _UpdateUnit] = []
+        late: list[str] = []
         for i, unit in enumerate(units):
             placed.append(unit)
-            placed.extend(self._joined_updates(waiting.get(i, []), limit_bytes))
+            late += waiting.pop(i, [])
+            small = self._update_bytes(late) * SMALL_PART <= limit_bytes
+            if late and not (small and waiting):
+                placed.extend(self._joined_updates(late, limit_bytes))
+                late = []
         return placed
 
     def _joined_updates(self, names: list[str], limit_bytes: int) -> list[_UpdateUnit]:

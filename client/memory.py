@@ -10,6 +10,7 @@ from torch import Tensor
 from scheduler.errors import BudgetExceeded, DamagedPage
 from scheduler.graph import Graph
 
+from .allocator import AllocatorTrace
 from .layout import Layout, copy_storage
 from .page_store import Page, PageStore
 
@@ -76,7 +77,10 @@ class Memory:
             self.page_out(k)
             self.release(k)
         else:
-            self.hold(k, None if tensor is None else copy_storage(tensor))
+            # Under a trace, so that torch's profiler knows the block when a step frees it.
+            with AllocatorTrace():
+                copy = None if tensor is None else copy_storage(tensor)
+            self.hold(k, copy)
 
     def hold(self, k: int, tensor: Tensor | None) -> None:
         """Make a tensor resident, or replace what is there under its id."""

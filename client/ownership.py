@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from scheduler.errors import BadInput
 
-from .allocator import AllocatorTrace
 from .layout import Layout
 from .memory import Memory
 from .optimizer import parameter_optimizers
@@ -40,15 +39,13 @@ class Ownership:
     def take(self) -> None:
         """Take everything over. If the page store is full, give it back and raise."""
         try:
-            # Under a trace, so that torch's profiler knows these blocks when they are freed.
-            with AllocatorTrace():
-                for k, owner in self._owned.items():
-                    self._memory.set_owner(k, owner)
-                    self._memory.install(k, owner.data)
-                for k, constant in self._program.constants:
-                    self._memory.install(k, constant)
-                for update in self._program.updates:
-                    self._take_state(update.name, dict(update.state))
+            for k, owner in self._owned.items():
+                self._memory.set_owner(k, owner)
+                self._memory.install(k, owner.data)
+            for k, constant in self._program.constants:
+                self._memory.install(k, constant)
+            for update in self._program.updates:
+                self._take_state(update.name, dict(update.state))
         except BaseException:
             self.give_back()
             raise

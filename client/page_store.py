@@ -25,7 +25,7 @@ from scheduler.errors import DamagedPage, PageStoreError, PageStoreFull
 from .blocks import BlockAllocator
 
 # The store's own buffer, whatever it holds: one piece and its tag.
-PIECE_BYTES = 16 * 1024
+PIECE_BYTES = 64 * 1024
 TAG_BYTES = 16
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

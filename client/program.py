@@ -12,7 +12,6 @@ from torch import Tensor, fx
 from scheduler.graph import Graph, Phase
 
 from .dataflow import Dataflow, Node
-from .functional import statistics
 from .grouping import Unit, copies_left_out
 from .layout import Layout
 
@@ -125,11 +124,11 @@ class _Compiler:
     def compile(
         self, nodes: Sequence[Node], outputs: tuple[fx.Node, ...], *, rerun: bool = False
     ) -> Function:
-        """With `rerun`, batch norm gets no running statistics to change."""
+        """With `rerun`, batch norm does not get the module's running statistics to change."""
         for item in nodes:
             node = item.node
             copied = self._value(node)
-            if rerun and statistics(node):
+            if rerun and item.writes:
                 copied.args = (*copied.args[:3], None, None, *copied.args[5:])
             for user in node.users:
                 if user.target is operator.getitem:
