@@ -161,7 +161,10 @@ def _bar(label: str) -> Iterator[Callable[[int, int, float], None]]:
         TextColumn("loss {task.fields[loss]:.4f}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task(f"planning, then {label}", total=None, loss=float("nan"))
 
         def advance(done: int, total: int, loss: float) -> None:
@@ -213,13 +216,13 @@ def _show(solution: Solution, problem: Problem) -> None:
     from scheduler import keep_all, replay
 
     plain = replay(keep_all(problem), problem)
-    once_j = problem.compute_once.energy_j
-    above = solution.cost.energy_j / once_j - 1 if once_j else 0.0
+    plain_j = plain.energy_j
+    above = solution.cost.energy_j / plain_j - 1 if plain_j else 0.0
     rows = (
         ("status", f"{solution.status} ({solution.backend}, {solution.wall_s:.2f} s)"),
         (
             "energy",
-            f"{solution.cost.energy_j:.6g} J, {above:+.4%} against keep-all ({once_j:.6g} J)",
+            f"{solution.cost.energy_j:.6g} J, {above:+.4%} against keep-all ({plain_j:.6g} J)",
         ),
         ("bound", f"{solution.lower_bound_j:.6g} J: no plan takes less"),
         ("gap", f"{solution.gap:.4%}"),

@@ -1,0 +1,151 @@
+"""The commands as a person types them: what they print, write and exit with."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from protos.files import read_plan, read_problem, write_problem
+from scheduler import check, replay
+from simulations.cli import main
+from tests.scheduler.problems import chain
+
+INSTANCE = "tests/data/transformer-m4.json"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def fedpoet(*arguments: str | Path) -> Done:
+    """Run the command in this process, as its entry point does."""
+    out, err = io.StringIO(), io.StringIO()
+    threads = torch.get_num_threads()
+    with (
+        mock.patch.object(sys, "argv", ["fedpoet", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    torch.set_num_threads(threads)
+    return Done(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def assert_one_line(done: Done, code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("fedpoet: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+def test_plan_and_check_a_problem_file(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    done = fedpoet(
+        *("plan", "--problem", INSTANCE, "--ram", "34MB", "--deadline-factor", "1.5"),
+        *("--time-limit", "60", "--out", plan),
+    )
+    assert done.returncode == 0, done.stderr
+    for label in ("status", "energy", "against keep-all", "bound", "gap", "peak", "time"):
+        assert label in done.stdout
+    made = read_plan(plan)
+    assert made.budget.ram_bytes == 34_000_000
+    checked = fedpoet("check", plan, "--problem", INSTANCE)
+    assert checked.returncode == 0, checked.stderr
+    assert "valid" in checked.stdout
+
+
+def test_plan_a_workload_on_a_device(tmp_path: Path) -> None:
+    problem, plan = tmp_path / "problem.json", tmp_path / "plan.pb"
+    done = fedpoet(
+        *("plan", "--workload", "digits", "--device", "raspberry-pi-4b"),
+        *("--save-problem", problem, "--out", plan),
+    )
+    assert done.returncode == 0, done.stderr
+    posed = read_problem(problem)
+    check(read_plan(plan), posed)
+    assert {op.phase for op in posed.graph.operators} == {"forward", "backward", "update"}
+    assert fedpoet("check", plan, "--problem", problem).returncode == 0
+
+
+def test_train_prints_budget_and_measured_peak(tmp_path: Path) -> None:
+    model = tmp_path / "model.safetensors"
+    done = fedpoet(
+        *("train", "--workload", "digits", "--ram", "200KB", "--epochs", "1", "--out", model)
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {line[:14].strip(): line[15:].strip() for line in done.stdout.splitlines()}
+    assert rows["RAM budget"] == "200,000 bytes"
+    measured = int(rows["measured peak"].split()[0].replace(",", ""))
+    assert 0 < measured <= 200_000
+    assert model.stat().st_size > 0
+
+
+def test_below_the_floor_names_floor_and_operator(tmp_path: Path) -> None:
+    path, plan = tmp_path / "problem.json", tmp_path / "plan.json"
+    write_problem(chain(), path)
+    done = fedpoet("plan", "--problem", path, "--ram", "29", "--out", plan)
+    assert_one_line(done, 4, "below the floor of 30 bytes", "set by op")
+    assert not plan.exists()
+
+
+def test_a_deadline_too_short_names_the_least_time(tmp_path: Path) -> None:
+    path = tmp_path / "problem.json"
+    write_problem(chain(), path)
+    done = fedpoet("plan", "--problem", path, "--ram", "30", "--deadline-factor", "1.0")
+    assert_one_line(done, 4, "deadline of 10 s", "the fastest found takes")
+
+
+def test_a_plan_that_breaks_a_rule(tmp_path: Path) -> None:
+    path, plan = tmp_path / "problem.json", tmp_path / "plan.json"
+    write_problem(chain(), path)
+    assert fedpoet("plan", "--problem", path, "--out", plan).returncode == 0
+    other = tmp_path / "other.json"
+    write_problem(chain(4), other)
+    assert_one_line(fedpoet("check", plan, "--problem", other), 6, "same-graph")
+    document = json.loads(plan.read_text())
+    document["steps"].pop()
+    plan.write_text(json.dumps(document))
+    assert_one_line(fedpoet("check", plan, "--problem", path), 2, "damaged")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("plan", "--workload", "digits", "--device", "toaster"), 2, ("toaster", "nrf52840")),
+        (("plan", "--workload", "cats", "--device", "nrf52840"), 2, ("cats", "watch")),
+        (("plan", "--problem", "nowhere.json"), 2, ("nowhere.json",)),
+        (("plan",), 2, ("--problem FILE",)),
+        (("plan", "--problem", INSTANCE, "--ram", "much"), 2, ("'much' is not a size",)),
+        (("train", "--workload", "digits", "--ram", "1KB"), 4, ("below the floor",)),
+        (("train", "--workload", "digits", "--partition", "99"), 2, ("99",)),
+    ],
+)
+def test_wrong_inputs_end_with_one_line(
+    arguments: tuple[str, ...], code: int, words: tuple[str, ...]
+) -> None:
+    assert_one_line(fedpoet(*arguments), code, *words)
+
+
+def test_the_plan_written_is_the_plan_printed(tmp_path: Path) -> None:
+    path, plan = tmp_path / "problem.json", tmp_path / "plan.json"
+    write_problem(chain(), path)
+    done = fedpoet("plan", "--problem", path, "--ram", "40", "--out", plan)
+    problem = read_problem(path)
+    used = replay(read_plan(plan), problem)
+    assert f"{used.peak_bytes:,} bytes of 40" in done.stdout
+    assert f"{used.energy_j:.6g} J" in done.stdout
