@@ -11,6 +11,7 @@ a workload that comes with fedpoet; a file is run only if the device's own confi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar, cast
@@ -37,12 +38,13 @@ def build_client_app(
 ) -> ClientApp:
     """A ClientApp. `cache` keeps prepared steps for all nodes that this process plays."""
     prepared: PlanCache = {} if cache is None else cache
+    load_once = functools.cache(load)
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         try:
-            update = _train(message, context, prepared, load)
+            update = _train(message, context, prepared, load_once)
         except Exception as error:
             # Flower sends the text of an exception to the coordinator: only what `failure` allows.
             raise RunFailed(failure(error)) from error

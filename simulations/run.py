@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import Context
+from flwr.clientapp import ClientApp
 
 from client.app import build_client_app
-from client.node import PLAN_TIME_LIMIT_S, Node, PlanCache, Settings
+from client.node import PLAN_TIME_LIMIT_S, Node, PlanCache, Settings, WorkloadLoader
 from client.state import evaluation, initial_arrays
 from client.workload import Workload, load_workload, with_training
 from scheduler.errors import BadInput, Infeasible, NoPlanInTime, RunFailed
@@ -67,8 +69,9 @@ def simulate(config: SimulationConfig, watcher: Watcher | None = None) -> Result
     Raises Infeasible when no device has a plan, BadUpdate or RunFailed when a round cannot end.
     """
     watcher = watcher or Watcher()
+    load = functools.cache(load_workload)  # a file of one's own runs once
     workload = with_training(
-        load_workload(config.workload),
+        load(config.workload),
         batch_size=config.batch_size,
         local_epochs=config.local_epochs,
     )
@@ -77,11 +80,11 @@ def simulate(config: SimulationConfig, watcher: Watcher | None = None) -> Result
     try:
         fleet = load_fleet(config.fleet, workload.partitions)
         cache: PlanCache = {}
-        plans, left_out = enrol(config, fleet, cache, watcher)
+        plans, left_out = enrol(config, fleet, cache, load, watcher)
         names = {plan.kind.name for plan in plans}
         able = replace(fleet, devices=tuple(d for d in fleet.devices if d.kind.name in names))
         watcher.on_start(able)
-        outcome, records = _federate(config, workload, able, cache, watcher)
+        outcome, records = _federate(config, workload, able, build_client_app(cache, load), watcher)
     finally:
         torch.set_num_threads(threads)
     return Result(
@@ -95,7 +98,11 @@ def simulate(config: SimulationConfig, watcher: Watcher | None = None) -> Result
 
 
 def enrol(
-    config: SimulationConfig, fleet: Fleet, cache: PlanCache, watcher: Watcher
+    config: SimulationConfig,
+    fleet: Fleet,
+    cache: PlanCache,
+    load: WorkloadLoader,
+    watcher: Watcher,
 ) -> tuple[tuple[KindPlan, ...], tuple[LeftOut, ...]]:
     """Let one device of each kind plan. Raises the last kind's error when none can."""
     plans: list[KindPlan] = []
@@ -105,7 +112,7 @@ def enrol(
     for kind in fleet.kinds:
         first = next(d for d in fleet.devices if d.kind.name == kind.name)
         try:
-            prepared = Node(_settings(config, kind, first.partition), cache).prepare()
+            prepared = Node(_settings(config, kind, first.partition), cache, load).prepare()
         except (Infeasible, NoPlanInTime) as error:
             failed = error
             left_out.append(LeftOut(kind=kind, devices=count[kind.name], reason=str(error)))
@@ -122,12 +129,12 @@ def _federate(
     config: SimulationConfig,
     workload: Workload,
     fleet: Fleet,
-    cache: PlanCache,
+    app: ClientApp,
     watcher: Watcher,
 ) -> tuple[Outcome, list[RoundRecord]]:
     clock = VirtualClock()
     run_config = _run_config(config)
-    grid = SimulatedGrid(fleet, build_client_app(cache), clock, run_config, watcher.on_reply)
+    grid = SimulatedGrid(fleet, app, clock, run_config, watcher.on_reply)
     records: list[RoundRecord] = []
     outcomes: list[Outcome] = []
 
@@ -148,8 +155,8 @@ def _federate(
             on_round=on_round,
         )
 
-    app = build_server_app(compose, lambda outcome, _: outcomes.append(outcome))
-    app(grid, server_context(run_config))
+    server = build_server_app(compose, lambda outcome, _: outcomes.append(outcome))
+    server(grid, server_context(run_config))
     if not outcomes:
         raise RunFailed("the coordinator ended without a model")
     return outcomes[0], records

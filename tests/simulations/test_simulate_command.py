@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,3 +101,22 @@ def test_bad_input_ends_with_one_line_and_its_code(fedpoet, fleet_file, argument
     assert message in err
     assert err.count("\n") == 1
     assert [p for p in sorted(Path().iterdir()) if p.name != "__pycache__"] == before
+
+
+def test_ctrl_c_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, "-c", "from simulations.cli import main; main()", "simulate"]
+    with subprocess.Popen(
+        [*command, "--workload", "digits", "--rounds", "500"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(OWN.parents[1]), "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert any(line.startswith("round   1") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    left = {path.name for path in tmp_path.iterdir()}
+    assert not {name for name in left if not name.startswith("torchinductor_")}
