@@ -27,6 +27,7 @@ class ParameterOptimizer:
         self._group = group
         self._parameter = nn.Parameter(torch.empty(0, dtype=dtype))
         self._clone = clone_of(optimizer, group, [self._parameter])
+        self._clone.state.clear()
         self.plain: dict[str, Any] = {}
 
     def step(self, parameter: Tensor, gradient: Tensor, state: State) -> State:
@@ -60,7 +61,7 @@ def clone_of(
     options = {k: v for k, v in group.items() if k in accepted and k != "params"}
     try:
         clone = kind(parameters, **options)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise Untraceable(
             f"{kind.__name__} cannot be built for one parameter ({error}); its constructor must "
             "take the parameters and the options of a parameter group"

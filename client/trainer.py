@@ -223,14 +223,15 @@ def _store_overhead_bytes(traced: Traced, device: DeviceProfile) -> int:
 def _known(plan: Plan, problem: Problem) -> Solution:
     """A plan from before, checked; what is known of the optimum is that computing once costs less."""
     check(plan, problem)
-    used, bound_j = replay(plan, problem), problem.compute_once.energy_j
+    used = replay(plan, problem)
+    bound_j = min(problem.compute_once.energy_j, used.energy_j)
     gap = (used.energy_j - bound_j) / used.energy_j if used.energy_j else 0.0
     return Solution(
         status=Status.FEASIBLE,
         plan=plan,
         cost=Cost(time_s=used.time_s, energy_j=used.energy_j),
         lower_bound_j=bound_j,
-        gap=max(0.0, gap),
+        gap=gap,
         wall_s=0.0,
         backend="known plan",
     )

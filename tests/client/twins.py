@@ -104,9 +104,7 @@ class Twin:
 
     def problem(self, ram_bytes: int = PLENTY) -> Problem:
         costs = cost_table(self.traced.graph, load_device("raspberry-pi-4b"))
-        return Problem(
-            graph=self.traced.graph, costs=costs, budget=Budget(ram_bytes=ram_bytes)
-        )
+        return Problem(graph=self.traced.graph, costs=costs, budget=Budget(ram_bytes=ram_bytes))
 
     def fitted(self, plan: Plan) -> tuple[Problem, Plan]:
         """The plan with the least budget that allows it."""

@@ -1,0 +1,203 @@
+"""What cannot be traced ends with one line that names the cause and says what to do."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from client.measure import with_workspace
+from client.trace import trace
+from scheduler.errors import Untraceable
+from tests.client.twins import LOSS
+
+X, Y = torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64)
+
+
+class Line(nn.Module):
+    """A linear layer after `change`, a function of this module and x."""
+
+    def __init__(self, change) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.table = torch.zeros(6)
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("other", torch.zeros(1))
+        self.change = change
+
+    def forward(self, x):
+        return self.linear(self.change(self, x))
+
+
+def branch(_, x):
+    return x + 1 if x.sum() > 0 else x - 1
+
+
+def item(_, x):
+    return x * x.max().item()
+
+
+def shapes(_, x):
+    return x[x.sum(1) > 0]
+
+
+def through_numpy(_, x):
+    return torch.from_numpy(np.sin(x.detach().numpy()))
+
+
+def python_draw(_, x):
+    return x * random.random()
+
+
+def numpy_draw(_, x):
+    return x * float(np.random.rand())  # noqa: NPY002
+
+
+def change_parameter(module, x):
+    with torch.no_grad():
+        module.linear.weight.mul_(0.9)
+    return x
+
+
+def change_plain_tensor(module, x):
+    module.table.add_(1)
+    return x + module.table
+
+
+def grow_buffer(module, x):
+    module.count = torch.cat([module.count, module.count])
+    return x
+
+
+def swap_buffers(module, x):
+    module.count, module.other = module.other, module.count
+    return x
+
+
+MODULES = {
+    branch: "control flow",
+    item: "Python number",
+    shapes: "fixed shape",
+    through_numpy: "numpy",
+    python_draw: "Python's random",
+    numpy_draw: "numpy.random",
+    change_parameter: "linear.weight",
+    change_plain_tensor: "register_buffer",
+    grow_buffer: "keep its shape",
+    swap_buffers: "clone()",
+}
+
+
+def one_line(raised) -> str:
+    text = str(raised.value)
+    assert "\n" not in text
+    assert len(text) < 500
+    return text
+
+
+@pytest.mark.parametrize("change", MODULES)
+def test_modules(change, capfd):
+    module = Line(change)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    generator = torch.get_rng_state()
+    with pytest.raises(Untraceable) as raised:
+        trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
+    assert MODULES[change] in one_line(raised)
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda out, y: out, "0-d"),
+        (lambda out, y: 1.0, "0-d"),
+        (lambda out, y: out.detach().sum(), "does not depend"),
+        (lambda out, y: LOSS(out[:, :, 0], y), "IndexError"),
+    ],
+)
+def test_losses(loss, says):
+    module = nn.Linear(6, 6)
+    with pytest.raises(Untraceable) as raised:
+        trace(module, loss, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
+    assert says in one_line(raised)
+
+
+class Clipping(torch.optim.SGD):
+    """Divides every gradient by the norm of all: parameters depend on each other."""
+
+    def step(self, closure=None):
+        parameters = [p for g in self.param_groups for p in g["params"] if p.grad is not None]
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        return super().step(closure)
+
+
+class Stubborn(torch.optim.SGD):
+    def __init__(self, model):
+        super().__init__(model.parameters(), lr=0.1)
+
+
+def half(module):
+    return torch.optim.SGD([*module.parameters(), nn.Parameter(torch.zeros(2))], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda m: torch.optim.LBFGS(m.parameters()), "closure"),
+        (lambda m: Clipping(m.parameters(), lr=0.1), "another one's gradient"),
+        (Stubborn, "constructor"),
+        (half, "not the module's"),
+        (lambda m: torch.optim.SparseAdam(m.parameters()), "SparseAdam"),
+        (lambda m: torch.optim.SGD(m.requires_grad_(False).parameters(), lr=0.1), "trains no"),
+    ],
+)
+def test_optimizers(build, says):
+    module = nn.Linear(6, 6)
+    with pytest.raises(Untraceable) as raised:
+        trace(module, LOSS, build(module), (X, Y))
+    assert says in one_line(raised)
+
+
+def test_gradient_hooks():
+    module = nn.Linear(6, 6)
+    module.weight.register_hook(lambda g: g * 2)
+    with pytest.raises(Untraceable, match=r"weight.*hook"):
+        trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
+
+
+def test_parameters_in_one_memory():
+    module = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    module[1].weight = nn.Parameter(module[0].weight.detach())
+    with pytest.raises(Untraceable, match="share memory"):
+        trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
+
+
+def test_a_module_that_cannot_be_copied():
+    module = nn.Linear(6, 6)
+    module.lock = threading.Lock()
+    with pytest.raises(Untraceable, match="lock"):
+        trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
+
+
+class Lstm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(6, 6)
+
+    def forward(self, x):
+        return self.layer(x)[0][:, -1]
+
+
+def test_memory_that_tracing_cannot_know():
+    """oneDNN's LSTM keeps a workspace of a size that torch does not tell."""
+    module = Lstm()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    traced = trace(module, LOSS, optimizer, (X.reshape(4, 1, 6), Y))
+    with pytest.raises(Untraceable, match="mkldnn_rnn_layer"):
+        with_workspace(traced, module, optimizer)
