@@ -19,7 +19,7 @@ import pulp
 
 from .graph import Graph
 from .problem import Problem
-from .timeline import Scope, Timeline, is_source, timeline
+from .timeline import Scope, Slot, Timeline, is_source, timeline
 
 Term: TypeAlias = pulp.LpVariable | int
 
@@ -43,10 +43,17 @@ class Formulation:
 
 
 def formulate(
-    problem: Problem, scope: Scope = Scope.FULL, *, minimize_time: bool = False
+    problem: Problem,
+    scope: Scope = Scope.FULL,
+    *,
+    also: frozenset[Slot] = frozenset(),
+    minimize_time: bool = False,
 ) -> Formulation:
-    """Build the program; with `minimize_time` the deadline is left out and time is the objective."""
-    form = _variables(problem, scope)
+    """Build the program; with `minimize_time` the deadline is left out and time is the objective.
+
+    `also` are slots to offer whatever the scope: those of a plan that is to be the start.
+    """
+    form = _variables(problem, scope, also)
     for rows in (
         inputs_resident(form),
         retention(form),
@@ -76,9 +83,9 @@ def _scale(once: float) -> float:
 # ---- variables
 
 
-def _variables(problem: Problem, scope: Scope) -> Formulation:
+def _variables(problem: Problem, scope: Scope, also: frozenset[Slot]) -> Formulation:
     graph, model = problem.graph, pulp.LpProblem("poet", pulp.LpMinimize)
-    line = timeline(graph, scope)
+    line = timeline(graph, scope, also)
     run: tuple[Term, ...] = tuple(
         1 if s.is_first_run else _binary(model, f"R_{s.stage}_{s.operator}") for s in line.slots
     )

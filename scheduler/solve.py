@@ -14,10 +14,11 @@ from .encode import encode
 from .errors import Infeasible, InvalidPlan, NoPlanInTime
 from .floor import floor
 from .formulation import energy_of, formulate
+from .greedy import greedy
 from .plan import Plan, Solution, Status
 from .problem import Cost, Problem
 from .replay import replay
-from .timeline import Scope
+from .timeline import Scope, slots_of
 
 # Above this many operators the program offers reruns of forward operators only.
 FULL_SCOPE_OPERATORS = 40
@@ -44,7 +45,7 @@ def solve(
     began = clock()
     solver = _Solver(problem, backend or Highs(), gap, clock, began + time_limit_s)
     _require_floor(problem)
-    best = _cheapest(problem, (keep_all(problem), page_all(problem)))
+    best = _cheapest(problem, _known_plans(problem))
     bound_j = problem.compute_once.energy_j
     if best is None or replay(best, problem).energy_j > bound_j * (1 + gap):
         best, bound_j = solver.improve(best)
@@ -70,6 +71,18 @@ def _require_floor(problem: Problem) -> None:
             floor_bytes=least.ram_bytes,
             operator=least.operator,
         )
+
+
+def _known_plans(problem: Problem) -> Iterable[Plan]:
+    """Plans that need no solver."""
+    graph = problem.graph
+    everything = tuple(t.id for t in graph.tensors if graph.is_persistent(t.id) and t.pageable)
+    yield keep_all(problem)
+    yield page_all(problem)
+    for paged_at_start in dict.fromkeys(((), everything)):
+        plan = greedy(problem, paged_at_start)
+        if plan is not None:
+            yield plan
 
 
 def _cheapest(problem: Problem, plans: Iterable[Plan]) -> Plan | None:
@@ -139,7 +152,7 @@ class _Solver:
     def _solve_once(
         self, problem: Problem, scope: Scope, best: Plan | None
     ) -> tuple[Outcome, Plan | None]:
-        form = formulate(problem, scope)
+        form = formulate(problem, scope, also=slots_of(best) if best else frozenset())
         outcome = self.backend.run(
             form.model,
             start=encode(form, best) if best else None,

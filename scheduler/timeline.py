@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from .graph import SOURCES, Graph, Phase
+from .plan import Compute, Plan
 
 
 class Scope(StrEnum):
@@ -40,16 +41,19 @@ class Timeline:
     events: tuple[tuple[int, ...], ...]
 
 
-def timeline(graph: Graph, scope: Scope) -> Timeline:
-    """Slots of a graph. A rerun is left out when no later slot could use what it computes."""
+def timeline(graph: Graph, scope: Scope, also: frozenset[Slot] = frozenset()) -> Timeline:
+    """Slots of a graph, `also` among them whatever the scope.
+
+    A rerun is left out when no later slot could use what it computes.
+    """
     useful_until = _useful_until(graph)
     slots = []
     for stage in graph.operators:
         for op in graph.operators[: stage.id]:
-            offered = scope is Scope.FULL or (
-                op.phase is Phase.FORWARD and stage.phase is not Phase.FORWARD
-            )
-            if offered and stage.id <= useful_until[op.id] and graph.can_rerun(op.id, stage.id):
+            forward = op.phase is Phase.FORWARD and stage.phase is not Phase.FORWARD
+            offered = scope is Scope.FULL or forward or Slot(stage.id, op.id) in also
+            useful = stage.id <= useful_until[op.id]
+            if offered and useful and graph.can_rerun(op.id, stage.id):
                 slots.append(Slot(stage.id, op.id))
         slots.append(Slot(stage.id, stage.id))
     events: list[list[int]] = [[] for _ in graph.tensors]
@@ -58,6 +62,16 @@ def timeline(graph: Graph, scope: Scope) -> Timeline:
         for k in (*op.inputs, *op.outputs):
             events[k].append(position)
     return Timeline(slots=tuple(slots), events=tuple(map(tuple, events)))
+
+
+def slots_of(plan: Plan) -> frozenset[Slot]:
+    """Where a plan's operators run."""
+    slots, stage = set(), 0
+    for step in plan.steps:
+        if isinstance(step, Compute):
+            slots.add(Slot(stage, step.operator))
+            stage += step.operator == stage
+    return frozenset(slots)
 
 
 def _useful_until(graph: Graph) -> list[int]:

@@ -22,6 +22,7 @@ from scheduler import (
     page_all,
     replay,
 )
+from scheduler.greedy import greedy
 from tests.scheduler.problems import chain, training_step
 from tests.strategies import problems
 
@@ -141,6 +142,18 @@ def test_page_all_breaks_no_rule_but_the_budget(problem: Problem) -> None:
     wide = replace(problem, budget=Budget(ram_bytes=10**9))
     for baseline in (keep_all(wide), page_all(wide)):
         check(baseline, wide)
+
+
+@settings(max_examples=300, deadline=None)
+@given(problems(binding=True, with_deadline=False))
+def test_greedy_keeps_ram_and_every_rule(problem: Problem) -> None:
+    """Judged as it is for paging and recomputing; a page store without limit, no deadline."""
+    persistent = tuple(t.id for t in problem.graph.tensors if problem.graph.is_persistent(t.id))
+    homes = tuple(k for k in persistent if problem.graph.tensors[k].pageable)
+    for paged in ((), homes):
+        plan = greedy(problem, paged)
+        if plan is not None:
+            check(plan, problem)
 
 
 def test_leaving_out_any_needed_step_is_noticed() -> None:
