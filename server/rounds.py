@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -23,11 +22,11 @@ from numpy.typing import NDArray
 from scheduler.errors import BadUpdate, RunFailed
 
 from .cohort import Quorum, Sampler, everyone
+from .grid import CohortGrid
 from .updates import Arrays, check_arrays, check_weight
 
 WEIGHT = "num-examples"
 ORDER = "partition-id"
-LOOKS = 4  # a strategy looks at the nodes at most twice before it starts to wait for more
 
 Metrics = Mapping[str, float]
 
@@ -87,50 +86,6 @@ class Federation:
     timeout_s: float | None = None
     quorum: Quorum | None = None
     train_config: Mapping[str, bool | int | float | str] | None = None
-
-
-class CohortGrid(Grid):
-    """A Grid on which only the cohort exists, for strategies that sample by themselves."""
-
-    def __init__(self, grid: Grid, cohort: tuple[int, ...]) -> None:
-        self._grid, self._cohort, self._looks = grid, cohort, 0
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The cohort. Raises RunFailed when the strategy waits for more nodes than it has."""
-        self._looks += 1
-        if self._looks > LOOKS:
-            raise RunFailed(
-                f"the strategy waits for more nodes than the cohort's {len(self._cohort)}; "
-                "set its min_train_nodes and min_available_nodes to 1"
-            )
-        return self._cohort
-
-    def set_run(self, run: Any) -> None:
-        """As the Grid behind it."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """As the Grid behind it."""
-        return self._grid.run
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """As the Grid behind it."""
-        return self._grid.create_message(*args, **kwargs)
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """As the Grid behind it."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """As the Grid behind it."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """As the Grid behind it."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
 
 
 def run_rounds(grid: Grid, federation: Federation) -> Outcome:

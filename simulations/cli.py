@@ -27,7 +27,7 @@ def simulate(
     workload: Annotated[
         str, typer.Option(help="watch, digits, or your own: path.py:name.")
     ] = "watch",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the federation.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the federation.")] = 30,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")] = 0,
     fleet: Annotated[
         str, typer.Option(help="default, or a TOML file (docs/fleets.md).")

@@ -34,7 +34,7 @@ class SimulationConfig:
     """What is simulated. None means the workload's own value; `cohort` None means every device."""
 
     workload: str = "watch"
-    rounds: int = 20
+    rounds: int = 30
     seed: int = 0
     fleet: str = DEFAULT_FLEET
     strategy: str = "fedavg"

@@ -14,7 +14,7 @@ def human_bytes(size: float) -> str:
 
 def human_s(seconds: float) -> str:
     """Milliseconds to hours."""
-    if seconds < 0.9995:
+    if 0 < seconds < 0.9995:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 99.5:
         return f"{seconds:.3g} s"
@@ -26,7 +26,7 @@ def human_s(seconds: float) -> str:
 
 def human_j(joules: float) -> str:
     """Millijoules to kilojoules."""
-    if joules < 0.9995:
+    if 0 < joules < 0.9995:
         return f"{joules * 1000:.3g} mJ"
     return f"{joules:.3g} J" if joules < 999.5 else f"{joules / 1000:.3g} kJ"
 

@@ -58,7 +58,7 @@ def model() -> torch.nn.Module:
 
 def optimizer(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """SGD with momentum."""
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+    return torch.optim.SGD(parameters, lr=0.08, momentum=0.9)
 
 
 def data(partition: int) -> Examples:
