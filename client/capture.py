@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -70,9 +71,10 @@ def capture(module: nn.Module, loss: Loss, wanted: tuple[str, ...], batch: Batch
     sources = [t.detach() for t in (*parameters.values(), *buffers.values(), *batch)]
     fakes = [mode.from_tensor(t) for t in sources]
     joint = _Joint(_shell(module), loss, tuple(parameters), tuple(buffers), wanted)
-    with _explained(), _generators_kept(), mode:
-        recorded = make_fx(joint)(*fakes)
-    return _Reader(recorded, mode, sources, joint).read()
+    with _explained():
+        with _generators_kept(), mode:
+            recorded = make_fx(joint)(*fakes)
+        return _Reader(recorded, mode, sources, joint).read()
 
 
 class _Joint:
@@ -197,20 +199,30 @@ class _ShareTensors(TorchFunctionMode):
 
 @contextlib.contextmanager
 def _generators_kept() -> Iterator[None]:
-    """Keep every generator as it was; a model that draws from another than torch's is refused."""
-    torch_state, python_state, numpy_state = (
-        torch.get_rng_state(),
-        random.getstate(),
-        np.random.get_state(),  # noqa: NPY002
-    )
+    """Keep every generator as it was, and refuse a model that does more than draw from torch's.
+
+    On fake tensors nothing is drawn from torch's generator, so a change of its state would be lost.
+    """
+
+    def refuse(*_: object) -> None:
+        raise Untraceable(
+            "the forward pass sets the state of torch's generator, as activation checkpointing does; "
+            "remove it: the plan recomputes by itself"
+        )
+
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    names = ("set_rng_state", "manual_seed", "seed")
     try:
-        yield
+        with contextlib.ExitStack() as patches:
+            for owner in (torch, torch.random):
+                for name in names:
+                    patches.enter_context(mock.patch.object(owner, name, refuse))
+            yield
         if random.getstate() != python_state:
             raise Untraceable("the forward pass draws from Python's random; draw from torch")
         if str(np.random.get_state()) != str(numpy_state):  # noqa: NPY002
             raise Untraceable("the forward pass draws from numpy.random; draw from torch")
     finally:
-        torch.set_rng_state(torch_state)
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
 

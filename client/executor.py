@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Self
@@ -94,8 +95,10 @@ class Executor:
         self._ownership.begin_step()
         try:
             loss = self._measured(x, y)
-        except BaseException:
+        except BaseException as error:
             self._usable = False
+            # The failed operator's frames would hold its tensors while the old ones come back.
+            traceback.clear_frames(error.__traceback__)
             self._memory.roll_back()
             self._ownership.undo_step()
             if generator_state is not None:

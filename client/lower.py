@@ -14,6 +14,7 @@ from .capture import Capture
 from .dataflow import Dataflow
 from .grouping import SMALL_PART, Grouping, Unit
 from .layout import Layout
+from .optimizer import Probe
 from .program import (
     Body,
     ParameterUpdate,
@@ -27,12 +28,10 @@ from .program import (
 # How many node names an operator's name is made of at most.
 NAMED_NODES = 3
 
-States = dict[str, dict[str, Layout]]
 
-
-def lower(captured: Capture, states: States, name: str) -> Traced:
-    """Number tensors and operators; `states` gives every trained parameter its optimizer state."""
-    return _Lowering(captured, states).run(name)
+def lower(captured: Capture, probes: dict[str, Probe], name: str) -> Traced:
+    """Number tensors and operators; `probes` says what the optimizer does to each parameter."""
+    return _Lowering(captured, probes).run(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +42,16 @@ class _UpdateUnit:
 
 
 class _Lowering:
-    def __init__(self, captured: Capture, states: States) -> None:
-        self.captured = captured
+    def __init__(self, captured: Capture, probes: dict[str, Probe]) -> None:
+        self.captured, self.probes = captured, probes
         self.flow = Dataflow(captured)
-        self.gradient = {n: self.flow.base[captured.gradients[n]] for n in states}
+        self.gradient = {n: self.flow.base[captured.gradients[n]] for n in probes}
         self.loss = self.flow.base[captured.loss]
         self.items: list[Item] = []
         self.layouts: list[Layout] = []
         self.ids: dict[fx.Node, int] = {}
         self._add_sources()
-        self.state_ids = {n: self._add_states(n, kept) for n, kept in states.items()}
+        self.state_ids = {n: self._add_states(n, p.state) for n, p in probes.items()}
 
     def run(self, name: str) -> Traced:
         kept = frozenset({self.loss, *self.gradient.values()})
@@ -184,6 +183,7 @@ class _Lowering:
                 gradient=compile_view(
                     self.flow, self.gradient[name], self.captured.gradients[name]
                 ),
+                copies_gradient=self.probes[name].changes_gradient,
                 state=self.state_ids[name],
             )
             for name in unit.names

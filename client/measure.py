@@ -23,69 +23,75 @@ def with_workspace(traced: Traced, module: nn.Module, optimizer: torch.optim.Opt
     """The same step with every operator's workspace as torch's allocator shows it.
 
     Runs each operator alone on made-up data of the right layout, so it takes the memory of one
-    operator at a time. The first run and a rerun are both measured and the larger counts. Module,
-    optimizer and generators stay as they are. Raises Untraceable if an operator fails or its outputs
-    lie in memory otherwise than traced.
+    operator at a time. The first run and a rerun are both measured and the larger counts. Sizes that
+    tracing got wrong (private memory that a kernel passes on) are put right. Module, optimizer and
+    generators stay as they are. Raises Untraceable if an operator fails or shares memory.
     """
     graph, program = traced.graph, traced.program
     names = [u.name for u in program.updates]
-    optimizers = parameter_optimizers(names, module, optimizer)
+    trial = _Trial(program, parameter_optimizers(names, module, optimizer))
     generator_state = torch.get_rng_state()
     try:
         with torch.no_grad():
             operators = tuple(
-                replace(op, workspace_bytes=_workspace_bytes(op, program, optimizers))
-                for op in graph.operators
+                replace(op, workspace_bytes=trial.workspace_bytes(op)) for op in graph.operators
             )
     finally:
         torch.set_rng_state(generator_state)
-    return replace(traced, graph=replace(graph, operators=operators))
+    layouts = tuple(trial.layouts)
+    tensors = tuple(replace(t, size_bytes=layouts[t.id].storage_bytes) for t in graph.tensors)
+    return Traced(
+        graph=replace(graph, operators=operators, tensors=tensors),
+        program=replace(program, layouts=layouts),
+    )
 
 
-def _workspace_bytes(
-    op: Operator, program: Program, optimizers: Mapping[str, ParameterOptimizer]
-) -> int:
-    body = program.bodies[op.id]
-    try:
-        if isinstance(body, Update):
-            return _update_bytes(op, body, program, optimizers)
-        return _computation_bytes(op, body, program)
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Untraceable(
-            f"operator {op.name} fails on data of the traced shapes: {line}"
-        ) from error
+class _Trial:
+    """Runs operators in graph order; `layouts` are those that their outputs really have."""
 
+    def __init__(self, program: Program, optimizers: Mapping[str, ParameterOptimizer]) -> None:
+        self.program, self.optimizers = program, optimizers
+        self.layouts = list(program.layouts)
 
-def _computation_bytes(op: Operator, body: Computation, program: Program) -> int:
-    runs = (body.first, body.again) if op.recomputable else (body.first,)
-    return max(_run_bytes(op, run, body.grad_mode, program) for run in runs)
+    def workspace_bytes(self, op: Operator) -> int:
+        body = self.program.bodies[op.id]
+        try:
+            if isinstance(body, Update):
+                return self._update_bytes(op, body)
+            return self._computation_bytes(op, body)
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise Untraceable(
+                f"operator {op.name} fails on data of the traced shapes: {line}"
+            ) from error
 
+    def _computation_bytes(self, op: Operator, body: Computation) -> int:
+        runs = (body.first, body.again) if op.recomputable else (body.first,)
+        return max(self._run_bytes(op, run, body.grad_mode) for run in runs)
 
-def _run_bytes(op: Operator, run: Function, grad_mode: bool, program: Program) -> int:
-    inputs = [_made_up(program.layouts[k]) for k in op.inputs]
-    with torch.set_grad_enabled(grad_mode), AllocatorTrace() as trace:
-        outputs = run(*inputs)
-    _require_as_traced(op, program, inputs, outputs)
-    made = sum(t.untyped_storage().nbytes() for t in outputs)
-    return max(0, trace.usage.peak_bytes - made)
+    def _run_bytes(self, op: Operator, run: Function, grad_mode: bool) -> int:
+        inputs = [_made_up(self.layouts[k]) for k in op.inputs]
+        with torch.set_grad_enabled(grad_mode), AllocatorTrace() as trace:
+            outputs = run(*inputs)
+        _require_own_memory(op, inputs, outputs)
+        for k, tensor in zip(op.outputs, outputs, strict=True):
+            self.layouts[k] = Layout.of(tensor)
+        made = sum(t.untyped_storage().nbytes() for t in outputs)
+        return max(0, trace.usage.peak_bytes - made)
 
-
-def _update_bytes(
-    op: Operator, body: Update, program: Program, optimizers: Mapping[str, ParameterOptimizer]
-) -> int:
-    """The first update creates the state, which the graph counts among the inputs already."""
-    tensors: dict[int, Tensor | None] = dict.fromkeys(op.inputs)
-    for update in body.parameters:
-        for k in (update.parameter, update.source):
-            tensors[k] = _made_up(program.layouts[k])
-    with AllocatorTrace() as trace:
-        created = run_update(body, tensors, optimizers)
-    made = sum(t.untyped_storage().nbytes() for t in created.values())
-    first = trace.usage.peak_bytes - made
-    with AllocatorTrace() as trace:
-        run_update(body, {**tensors, **created}, optimizers)
-    return max(0, first, trace.usage.peak_bytes)
+    def _update_bytes(self, op: Operator, body: Update) -> int:
+        """The first update creates the state, which the graph counts among the inputs already."""
+        tensors: dict[int, Tensor | None] = dict.fromkeys(op.inputs)
+        for update in body.parameters:
+            for k in (update.parameter, update.source):
+                tensors[k] = _made_up(self.layouts[k])
+        with AllocatorTrace() as trace:
+            created = run_update(body, tensors, self.optimizers)
+        made = sum(t.untyped_storage().nbytes() for t in created.values())
+        first = trace.usage.peak_bytes - made
+        with AllocatorTrace() as trace:
+            run_update(body, {**tensors, **created}, self.optimizers)
+        return max(0, first, trace.usage.peak_bytes)
 
 
 def _made_up(layout: Layout) -> Tensor:
@@ -97,19 +103,15 @@ def _made_up(layout: Layout) -> Tensor:
     return tensor
 
 
-def _require_as_traced(
-    op: Operator, program: Program, inputs: list[Tensor], outputs: tuple[Tensor, ...]
+def _require_own_memory(
+    op: Operator, inputs: list[Tensor], outputs: tuple[Tensor | None, ...]
 ) -> None:
     taken = {t.untyped_storage().data_ptr() for t in inputs}
-    for k, tensor in zip(op.outputs, outputs, strict=True):
-        if not isinstance(tensor, Tensor):
+    for tensor in outputs:
+        storage = None if tensor is None else tensor.untyped_storage()
+        if storage is None or (storage.nbytes() and storage.data_ptr() in taken):
             raise Untraceable(
-                f"operator {op.name} gives nothing where a tensor was traced; use another operator"
-            )
-        storage = tensor.untyped_storage()
-        if storage.nbytes() != program.layouts[k].storage_bytes or storage.data_ptr() in taken:
-            raise Untraceable(
-                f"operator {op.name} keeps {storage.nbytes()} bytes for an output traced with "
-                f"{program.layouts[k].storage_bytes}, or shares them; use another operator"
+                f"operator {op.name} gives nothing, or the memory of another tensor, where a new "
+                "tensor was traced; use another operator"
             )
         taken.add(storage.data_ptr())

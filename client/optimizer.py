@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +34,8 @@ class ParameterOptimizer:
     def step(self, parameter: Tensor, gradient: Tensor, state: State) -> State:
         """Change parameter and state in place as the user's optimizer would; return the state after.
 
-        The gradient is given in the layout that eager training would give it.
+        The gradient is given in the layout that eager training would give it. The optimizer may
+        change it: whoever gives it must not need it any more.
         """
         own, clone = self._parameter, self._clone
         nothing = own.data
@@ -91,18 +93,25 @@ def _same_strides(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def probe_state(
-    optimizer: torch.optim.Optimizer, group: Group, name: str, parameter: Tensor
-) -> dict[str, Layout]:
-    """Names and layouts of the state that the optimizer keeps for a parameter.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What an optimizer does to one parameter: the state it keeps, and whether it changes gradients."""
 
-    Steps a clone twice on a throw-away copy, which is the only memory this takes.
+    state: dict[str, Layout]
+    changes_gradient: bool
+
+
+def probe(optimizer: torch.optim.Optimizer, group: Group, name: str, parameter: Tensor) -> Probe:
+    """Step a clone twice on a throw-away copy of the parameter, which is all the memory this takes.
+
+    Raises Untraceable if the optimizer cannot step this parameter alone.
     """
     own = ParameterOptimizer(optimizer, group, parameter.dtype)
-    value = copy_storage(parameter)
+    value = copy_storage(parameter).fill_(0.5)
     state: State = {}
+    changes = False
     for _ in range(2):
-        gradient = torch.zeros_like(value)
+        gradient = torch.ones_like(value)
         try:
             state = own.step(value, gradient, state)
         except Exception as error:
@@ -110,12 +119,13 @@ def probe_state(
                 f"{type(optimizer).__name__} cannot step {name} alone ({error}); use an optimizer "
                 "that needs no closure and updates every parameter from its own gradient"
             ) from error
+        changes |= not bool((gradient == 1).all())
     layouts = {k: Layout.of(v) for k, v in state.items()}
     if len({v.untyped_storage().data_ptr() for v in state.values()} | {value.data_ptr()}) <= len(
         state
     ):
         raise Untraceable(f"{type(optimizer).__name__} keeps state of {name} that shares memory")
-    return layouts
+    return Probe(state=layouts, changes_gradient=changes)
 
 
 def require_separable(optimizer: torch.optim.Optimizer) -> None:

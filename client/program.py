@@ -36,7 +36,8 @@ class Computation:
 class ParameterUpdate:
     """The optimizer's update of one parameter; numbers are tensor ids of the graph.
 
-    `gradient` derives the gradient from its tensor (it may be a view). `state` maps the
+    `gradient` derives the gradient from its tensor (it may be a view); with `copies_gradient` the
+    optimizer gets a copy, because it changes gradients and others may read this one. `state` maps the
     optimizer's names to tensors.
     """
 
@@ -44,6 +45,7 @@ class ParameterUpdate:
     parameter: int
     source: int
     gradient: Function
+    copies_gradient: bool
     state: tuple[tuple[str, int], ...]
 
 

@@ -9,7 +9,7 @@ from scheduler.errors import Untraceable
 
 from .capture import Batch, Loss, capture
 from .lower import lower
-from .optimizer import Group, probe_state, require_separable
+from .optimizer import Group, probe, require_separable
 from .program import Traced
 
 
@@ -27,11 +27,11 @@ def trace(module: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, batch
     require_separable(optimizer)
     captured = capture(module, loss, tuple(groups), batch)
     parameters = dict(module.named_parameters())
-    states = {
-        name: probe_state(optimizer, groups[name], name, parameters[name].detach())
+    probes = {
+        name: probe(optimizer, groups[name], name, parameters[name].detach())
         for name in captured.gradients
     }
-    return lower(captured, states, type(module).__name__)
+    return lower(captured, probes, type(module).__name__)
 
 
 def _trained(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Group]:

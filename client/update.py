@@ -31,6 +31,8 @@ def run_update(
         parameter, source = tensors[item.parameter], tensors[item.source]
         assert parameter is not None  # noqa: S101
         (gradient,) = item.gradient(source)
+        if item.copies_gradient:
+            gradient = gradient.clone()
         before = {n: t for n, k in item.state if (t := tensors[k]) is not None}
         state = optimizers[item.name].step(parameter, gradient, before)
         after.update({k: state[n] for n, k in item.state if n in state})

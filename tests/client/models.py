@@ -149,6 +149,20 @@ class Recurrent(nn.Module):
         return self.head(self.gru(x)[0][:, -1])
 
 
+class Lstm(nn.Module):
+    """A kernel of oneDNN that passes private memory on, of a size that tracing cannot know."""
+
+    shape = (3, 4, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 7, batch_first=True)
+        self.head = nn.Linear(7, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
 class Tied(nn.Module):
     """A tied, a frozen and an unused parameter, and one that gets its gradient as a view."""
 
@@ -217,6 +231,7 @@ MODELS = (
     Encoder,
     Attention,
     Recurrent,
+    Lstm,
     Tied,
     OwnBuffers,
     Sliced,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from client.program import Computation
 from scheduler import page_all, replay, solve
@@ -48,6 +49,38 @@ def test_every_model_under_every_kind_of_plan(kind, build, tmp_path):
         # The first step runs before the optimizer's state exists.
         assert planned.peaks[0] <= predicted
         assert planned.peaks[1:] == [predicted] * (len(plain.losses) - 1)
+
+
+class Decaying(torch.optim.SGD):
+    """Changes the gradients that it is given, as old optimizers do."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.data.add_(p.data, alpha=0.1)
+        return super().step(closure)
+
+
+class Shared(nn.Module):
+    """Two parameters whose gradient is one tensor, which the backward pass then reads too."""
+
+    shape = (4, 5)
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 5)
+        self.one = nn.Parameter(torch.ones(4, 5))
+        self.other = nn.Parameter(torch.full((4, 5), 2.0))
+
+    def forward(self, x):
+        return torch.tanh(self.linear(x)) + self.one + self.other
+
+
+@pytest.mark.parametrize("kind", [Mlp, Shared])
+def test_an_optimizer_that_changes_gradients(kind, tmp_path):
+    twin = Twin.of(kind, lambda p: Decaying(p, lr=0.1))
+    require_same(twin.plainly(), twin.by_plan(twin.keep_all(), tmp_path))
 
 
 @pytest.mark.parametrize("build", OPTIMIZERS)

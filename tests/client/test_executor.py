@@ -423,9 +423,9 @@ def test_a_way_back_that_is_damaged_too_ends_the_training(mlp, tmp_path):
     """Undo pages that cannot be read: no further step runs on half a model."""
     problem, plan = mlp.fitted(random_plan(mlp.problem(), 3))
     module, optimizer = mlp.fresh()
-    with (
+    with (  # noqa: PT012
         store_at(tmp_path) as store,
-        pytest.raises(DamagedPage),  # noqa: PT012
+        pytest.raises(DamagedPage),
         Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         step(*mlp.batches[0])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as fn
+from torch.utils.checkpoint import checkpoint
 
-from client.measure import with_workspace
 from client.trace import trace
 from scheduler.errors import Untraceable
 from tests.client.twins import LOSS
@@ -68,6 +69,14 @@ def change_plain_tensor(module, x):
     return x + module.table
 
 
+def checkpointed(module, x):
+    return checkpoint(fn.dropout, x * module.linear.weight.sum(), use_reentrant=False)
+
+
+def own_generator(_, x):
+    return x + torch.rand(6, generator=torch.Generator())
+
+
 def grow_buffer(module, x):
     module.count = torch.cat([module.count, module.count])
     return x
@@ -87,6 +96,8 @@ MODULES = {
     numpy_draw: "numpy.random",
     change_parameter: "linear.weight",
     change_plain_tensor: "register_buffer",
+    checkpointed: "activation checkpointing",
+    own_generator: "Generator",
     grow_buffer: "keep its shape",
     swap_buffers: "clone()",
 }
@@ -183,21 +194,3 @@ def test_a_module_that_cannot_be_copied():
     module.lock = threading.Lock()
     with pytest.raises(Untraceable, match="lock"):
         trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
-
-
-class Lstm(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.LSTM(6, 6)
-
-    def forward(self, x):
-        return self.layer(x)[0][:, -1]
-
-
-def test_memory_that_tracing_cannot_know():
-    """oneDNN's LSTM keeps a workspace of a size that torch does not tell."""
-    module = Lstm()
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    traced = trace(module, LOSS, optimizer, (X.reshape(4, 1, 6), Y))
-    with pytest.raises(Untraceable, match="mkldnn_rnn_layer"):
-        with_workspace(traced, module, optimizer)
