@@ -30,7 +30,12 @@ from .codec import decode_plan, encode_plan, require_digest
 PROBLEM_FORMAT = "fedpoet-problem"
 PLAN_FORMAT = "fedpoet-plan"
 FORMAT_VERSION = 1
-_STEPS: dict[str, type[Compute | Free | PageOut | PageIn]] = {"compute": Compute, "free": Free, "page_out": PageOut, "page_in": PageIn}
+_STEPS: dict[str, type[Compute | Free | PageOut | PageIn]] = {
+    "compute": Compute,
+    "free": Free,
+    "page_out": PageOut,
+    "page_in": PageIn,
+}
 _STEP_NAMES = {kind: name for name, kind in _STEPS.items()}
 
 T = TypeVar("T")
