@@ -24,6 +24,9 @@ from .run import SimulationConfig, Watcher
 from .text import human_bytes, human_j, human_s, plural
 
 
+LEGEND = "RAM of each kind, what a round took, what a training step pages and recomputes:"
+
+
 class View:
     """Draws while a simulation runs; without a terminal it prints the same lines."""
 
@@ -103,11 +106,13 @@ class View:
             self._live.update(self._render())
 
     def _render(self) -> Group:
-        return Group(kinds_table(self._plans, self._last), self._progress)
+        return Group(
+            Text(f"\n{LEGEND}", "dim"), kinds_table(self._plans, self._last), self._progress
+        )
 
 
 def _round_line(record: RoundRecord) -> str:
-    accuracy = "" if record.accuracy is None else f"  accuracy [bold]{record.accuracy:.3f}[/]"
+    accuracy = "" if record.accuracy is None else f"  accuracy [bold green]{record.accuracy:.3f}[/]"
     scores = f"round {record.round:>3}  loss {record.loss:6.3f}{accuracy}"
     if not record.devices:
         return f"{scores}  [dim]before training[/]"
@@ -125,8 +130,12 @@ def _paged(plan: KindPlan) -> str:
 
 def kinds_table(plans: list[KindPlan], record: RoundRecord | None) -> Table:
     """Per kind of device: RAM, and what the last round cost one device on average."""
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column("kind", no_wrap=True)
+    table = Table(
+        box=None,
+        padding=(0, 1, 0, 0),
+        header_style="bold",
+    )
+    table.add_column("kind", no_wrap=True, style="cyan")
     for name in ("budget", "peak", "keep all", "time", "energy", "paged out/in", "recomputed"):
         table.add_column(name, justify="right", no_wrap=True)
     for plan in plans:
@@ -140,6 +149,6 @@ def kinds_table(plans: list[KindPlan], record: RoundRecord | None) -> Table:
             human_s(sum(d.down_s + d.train_s + d.up_s for d in done) / len(done)) if done else "",
             human_j(sum(d.energy_j for d in done) / len(done)) if done else "",
             _paged(plan),
-            str(plan.recomputed),
+            str(plan.recomputed or "nothing"),
         )
     return table

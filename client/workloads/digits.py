@@ -92,5 +92,5 @@ WORKLOAD = Workload(
     data=data,
     test=test,
     batch_size=16,
-    local_epochs=1,
+    local_epochs=4,
 )

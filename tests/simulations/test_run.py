@@ -88,12 +88,13 @@ def plain_update(workload, arrays, seed, partition, number):
     optimizer = workload.optimizer(model.parameters())
     examples = workload.examples(partition)
     size = workload.batch_size
-    positions = torch.from_numpy(order.permutation(len(examples)))
-    for chosen in positions.split(size):
-        if len(chosen) == size:
-            optimizer.zero_grad()
-            workload.loss(model(examples.x[chosen]), examples.y[chosen]).backward()
-            optimizer.step()
+    for _ in range(workload.local_epochs):
+        positions = torch.from_numpy(order.permutation(len(examples)))
+        for chosen in positions.split(size):
+            if len(chosen) == size:
+                optimizer.zero_grad()
+                workload.loss(model(examples.x[chosen]), examples.y[chosen]).backward()
+                optimizer.step()
     return get_arrays(model), len(examples)
 
 
