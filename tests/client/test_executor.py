@@ -164,6 +164,44 @@ def test_an_operator_that_fails_changes_nothing(convolutional, operator, kind, t
     require_retry_is_exact(twin, changed(twin.traced, number, first=first), kind, tmp_path)
 
 
+def test_a_failed_operator_keeps_no_tensor_alive(mlp, tmp_path):
+    """Its frames would hold inputs and outputs while the old contents come back into RAM."""
+    alive = []
+
+    def first(*inputs):
+        inside = torch.empty(100)
+        alive.append(weakref.ref(inside))
+        raise RuntimeError("broken")
+
+    problem, plan = mlp.fitted(mlp.keep_all())
+    module, optimizer = mlp.fresh()
+    with (
+        store_at(tmp_path) as store,
+        Executor(
+            changed(mlp.traced, 0, first=first), problem, plan, store, module, optimizer
+        ) as step,
+        pytest.raises(RuntimeError) as raised,
+    ):
+        step(*mlp.batches[0])
+    assert str(raised.value) == "broken"
+    assert alive[0]() is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_between_steps_the_store_holds_what_lives_there(convolutional, seed, tmp_path):
+    twin = convolutional
+    problem, plan = twin.fitted(random_plan(twin.problem(), seed))
+    module, optimizer = twin.fresh()
+    size = [t.size_bytes for t in twin.traced.graph.tensors]
+    with (
+        store_at(tmp_path, block_bytes=512) as store,
+        Executor(twin.traced, problem, plan, store, module, optimizer) as step,
+    ):
+        for x, y in twin.batches:
+            step(x, y)
+            assert store.used_bytes == sum(-(-size[k] // 512) * 512 for k in plan.paged_at_start)
+
+
 def require_retry_is_exact(twin, traced, error, tmp_path, plan=None):
     """The second step fails once; done again, everything is as if it had not."""
     problem, plan = twin.fitted(plan or random_plan(twin.problem(), 4))
