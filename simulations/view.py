@@ -23,7 +23,6 @@ from .results import KindPlan, LeftOut, RoundRecord
 from .run import SimulationConfig, Watcher
 from .text import human_bytes, human_j, human_s, plural
 
-
 LEGEND = "RAM of each kind, what a round took, what a training step pages and recomputes:"
 
 
