@@ -31,7 +31,7 @@ from tests.e2e.marked import MARK
 pytestmark = pytest.mark.slow
 
 BUNDLE = ROOT / "examples" / "flower"
-NODES = (("nrf52840", 66_000), ("raspberry-pi-4b", 16_000_000), ("phone-pixel-6", 64_000_000))
+NODES = (("nrf52840", 200_000), ("raspberry-pi-4b", 16_000_000), ("phone-pixel-6", 64_000_000))
 DONE_S = 100
 FLEET = """
 devices = ["a", "b", "c"]

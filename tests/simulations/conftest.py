@@ -12,7 +12,7 @@ devices = ["board", "pi", "tiny", "board"]
 
 [kinds.board]
 device = "nrf52840"
-ram_bytes = 66_000
+ram_bytes = 200_000
 down_bytes_per_s = 100e3
 up_bytes_per_s = 100e3
 latency_s = 0.05
