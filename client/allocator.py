@@ -6,6 +6,7 @@ torch's allocator (oneDNN's and the BLAS's private scratch space, thread stacks)
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class AllocatorTrace:
     usage: Usage
 
     def __enter__(self) -> Self:
-        if _profiler_enabled():
+        if profiler_is_running():
             raise FedpoetError("a torch profiler is running; stop it to measure memory")
         # Garbage from elsewhere that is collected meanwhile would count as freed here.
         self._collecting = gc.isenabled()
@@ -61,6 +62,16 @@ class AllocatorTrace:
             peak_bytes=sum(u.peak_bytes for u in threads),
             kept_bytes=sum(u.kept_bytes for u in threads),
         )
+
+
+def profiler_is_running() -> bool:
+    """Whether a torch profiler of somebody else's runs, so that nothing can be measured."""
+    return bool(_profiler_enabled())
+
+
+def known_blocks() -> contextlib.AbstractContextManager[object]:
+    """Lets torch's profiler know what is allocated inside, so that a later trace sees it freed."""
+    return contextlib.nullcontext() if profiler_is_running() else AllocatorTrace()
 
 
 def _usage(events: Iterable[Any]) -> Usage:

@@ -15,7 +15,7 @@ from scheduler.errors import BadInput, BudgetExceeded, FedpoetError, InvalidPlan
 from scheduler.plan import Compute, Free, PageIn, PageOut, Plan
 from scheduler.problem import Problem
 
-from .allocator import AllocatorTrace
+from .allocator import AllocatorTrace, known_blocks, profiler_is_running
 from .memory import Memory
 from .ownership import Ownership
 from .page_store import PageStore
@@ -39,8 +39,11 @@ class Executor:
     generator as they were before it.
 
     `measured_peak_bytes` is the most that torch's allocator really held in a step so far: in the
-    first two (the first creates the optimizer's state), or with `measure_every` in any.
-    Raises InvalidPlan if the plan breaks a rule, BadInput if the module is not the one traced.
+    first two (the first creates the optimizer's state), or with `measure_every` in any. It stays 0
+    while a torch profiler of the caller's runs.
+
+    Raises InvalidPlan if the plan breaks a rule, BadInput if the module or the number of torch's
+    threads is not that of the trace.
     """
 
     def __init__(
@@ -57,6 +60,11 @@ class Executor:
         if traced.graph.digest != problem.graph.digest:
             raise InvalidPlan("same-graph", "the problem was made from another trace: plan again")
         check(plan, problem)
+        if (threads := torch.get_num_threads()) != traced.program.threads:
+            raise BadInput(
+                f"torch uses {threads} threads, memory was measured with {traced.program.threads}: "
+                f"call torch.set_num_threads({traced.program.threads}) or prepare the step again"
+            )
         self._graph, self._program = traced.graph, traced.program
         self._memory = Memory(
             traced.graph, frozenset(plan.paged_at_start), store, problem.budget.ram_bytes
@@ -99,7 +107,8 @@ class Executor:
             self._usable = False
             # The failed operator's frames would hold its tensors while the old ones come back.
             traceback.clear_frames(error.__traceback__)
-            self._memory.roll_back()
+            with known_blocks():
+                self._memory.roll_back()
             self._ownership.undo_step()
             if generator_state is not None:
                 torch.set_rng_state(torch.frombuffer(generator_state, dtype=torch.uint8))
@@ -110,7 +119,8 @@ class Executor:
         return loss
 
     def _measured(self, x: Tensor, y: Tensor) -> float:
-        if self._steps >= MEASURED_STEPS and not self._measure_every:
+        wanted = self._measure_every or self._steps < MEASURED_STEPS
+        if not wanted or profiler_is_running():
             return self._run(x, y)
         start_bytes = self._memory.resident_bytes
         with AllocatorTrace() as trace:

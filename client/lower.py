@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from scheduler.graph import Graph, Kind, Operator, Phase
@@ -203,6 +204,7 @@ class _Lowering:
             loss=ids[self.loss],
             loss_of=compile_view(self.flow, self.loss, captured.loss),
             random=any(n.random for n in self.flow.nodes),
+            threads=torch.get_num_threads(),
         )
 
 

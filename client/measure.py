@@ -42,7 +42,7 @@ def with_workspace(traced: Traced, module: nn.Module, optimizer: torch.optim.Opt
     tensors = tuple(replace(t, size_bytes=layouts[t.id].storage_bytes) for t in graph.tensors)
     return Traced(
         graph=replace(graph, operators=operators, tensors=tensors),
-        program=replace(program, layouts=layouts),
+        program=replace(program, layouts=layouts, threads=torch.get_num_threads()),
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from scheduler.errors import BudgetExceeded, DamagedPage
 from scheduler.graph import Graph
 
-from .allocator import AllocatorTrace
+from .allocator import known_blocks
 from .layout import Layout, copy_storage
 from .page_store import Page, PageStore
 
@@ -77,8 +77,7 @@ class Memory:
             self.page_out(k)
             self.release(k)
         else:
-            # Under a trace, so that torch's profiler knows the block when a step frees it.
-            with AllocatorTrace():
+            with known_blocks():
                 copy = None if tensor is None else copy_storage(tensor)
             self.hold(k, copy)
 

@@ -65,6 +65,7 @@ class Program:
 
     `parameters`, `buffers`, `x`, `y`, `loss` and `constants` say which tensor is what; `loss_of`
     derives the 0-d loss from its tensor. `random` says whether anything draws random numbers.
+    `threads` is how many torch used when the operators' workspace was measured: it depends on that.
     """
 
     bodies: tuple[Body, ...]
@@ -77,6 +78,7 @@ class Program:
     loss: int
     loss_of: Function
     random: bool
+    threads: int
 
     @property
     def updates(self) -> tuple[ParameterUpdate, ...]:

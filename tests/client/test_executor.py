@@ -13,7 +13,7 @@ from client.executor import MEASURED_STEPS, Executor
 from client.memory import undo_bytes
 from client.page_store import PageStore
 from client.program import Computation, Traced
-from scheduler import Free, page_all, replay
+from scheduler import Free, PageOut, page_all, replay
 from scheduler.errors import (
     BadInput,
     BudgetExceeded,
@@ -99,6 +99,38 @@ def test_memory_is_measured_in_the_first_steps_only(mlp, tmp_path):
         step.measured_peak_bytes = 0
         step(*mlp.batches[0])
         assert step.measured_peak_bytes == 0
+
+
+def test_a_profiler_of_the_user_gets_no_way_barred(mlp, tmp_path):
+    problem, plan = mlp.fitted(page_all(mlp.problem()))
+    module, optimizer = mlp.fresh()
+    with (
+        torch.autograd.profiler.profile(use_kineto=False),
+        store_at(tmp_path) as store,
+        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+    ):
+        losses = [step(*b) for b in mlp.batches]
+        assert step.measured_peak_bytes == 0
+    require_same(mlp.plainly(), outcome(module, optimizer, losses))
+
+
+def test_memory_is_measured_exactly_after_a_failed_step(convolutional, tmp_path):
+    problem, plan = convolutional.fitted(random_plan(convolutional.problem(), 4))
+    module, optimizer = convolutional.fresh()
+    x, y = convolutional.batches[0]
+    with (
+        store_at(tmp_path) as store,
+        Executor(
+            convolutional.traced, problem, plan, store, module, optimizer, measure_every=True
+        ) as step,
+    ):
+        step(x, y)
+        _failing_once(store, "read", 20, DamagedPage("damaged"))
+        with pytest.raises(DamagedPage):
+            step(x, y)
+        step.measured_peak_bytes = 0
+        step(x, y)
+        assert step.measured_peak_bytes == problem.budget.ram_bytes
 
 
 def test_what_is_freed_is_gone(convolutional, tmp_path, monkeypatch):
@@ -448,6 +480,18 @@ def test_a_problem_of_another_trace(mlp, convolutional, tmp_path):
         Executor(mlp.traced, problem, plan, store, module, optimizer)
 
 
+def test_another_number_of_threads(mlp, tmp_path):
+    """Kernels take scratch memory per thread."""
+    problem, plan = mlp.fitted(mlp.keep_all())
+    module, optimizer = mlp.fresh()
+    torch.set_num_threads(2)
+    try:
+        with store_at(tmp_path) as store, pytest.raises(BadInput, match=r"set_num_threads\(1\)"):
+            Executor(mlp.traced, problem, plan, store, module, optimizer)
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_a_closed_executor_does_nothing(mlp, tmp_path):
     problem, plan = mlp.fitted(mlp.keep_all())
     module, optimizer = mlp.fresh()
@@ -479,3 +523,16 @@ def _always(error):
         raise error
 
     return fail
+
+
+def test_a_page_that_a_plan_leaves_behind_goes_with_the_step(mlp, tmp_path):
+    plan = mlp.keep_all()
+    plan = replace(plan, steps=(*plan.steps, PageOut(0)))
+    problem, plan = mlp.fitted(plan)
+    module, optimizer = mlp.fresh()
+    with (
+        store_at(tmp_path) as store,
+        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+    ):
+        step(*mlp.batches[0])
+        assert store.used_bytes == 0
