@@ -196,10 +196,15 @@ def train(
                 on_step(len(losses), losses[-1])
     if not losses:
         raise BadInput("there is no batch to train on; give at least one")
-    used, steps = replay(plan, problem), len(losses)
+    return _report(prepared, losses, step)
+
+
+def _report(prepared: Prepared, losses: list[float], step: Executor) -> TrainReport:
+    problem, layouts = prepared.problem, prepared.traced.program.layouts
+    used, steps = replay(prepared.solution.plan, problem), len(losses)
     return TrainReport(
         steps=steps,
-        examples=steps * prepared.traced.program.layouts[prepared.traced.program.x].shape[0],
+        examples=steps * layouts[prepared.traced.program.x].shape[0],
         mean_loss=math.fsum(losses) / steps,
         last_loss=losses[-1],
         ram_budget_bytes=problem.budget.ram_bytes,
