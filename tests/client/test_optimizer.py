@@ -8,9 +8,9 @@ from torch import nn
 
 from client.optimizer import as_accumulated, probe
 from client.trace import trace
+from tests.client.faults import changed, require_retry_is_exact
 from tests.client.models import Mlp
 from tests.client.random_plans import random_plan
-from tests.client.test_executor import changed, require_retry_is_exact
 from tests.client.twins import LOSS, Twin, require_same
 
 

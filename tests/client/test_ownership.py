@@ -1,0 +1,161 @@
+"""What the executor takes over, it gives back; and it takes only what it was traced for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from client.executor import Executor
+from scheduler import page_all, replay
+from scheduler.errors import (
+    BadInput,
+    FedpoetError,
+    InvalidPlan,
+)
+from tests.client.faults import (
+    replace_batches,
+    store_at,
+)
+from tests.client.models import OwnBuffers
+from tests.client.random_plans import random_plan
+from tests.client.twins import outcome, require_same
+
+
+def test_what_is_paged_out_is_empty_in_the_module(mlp, tmp_path):
+    problem, plan = mlp.fitted(page_all(mlp.problem()))
+    module, optimizer = mlp.fresh()
+    names = {k: n for n, k in mlp.traced.program.parameters}
+    with (
+        store_at(tmp_path) as store,
+        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+    ):
+        for _ in range(2):
+            step(*mlp.batches[0])
+            for k in plan.paged_at_start:
+                if k in names:
+                    assert module.get_parameter(names[k]).numel() == 0
+            assert not optimizer.state
+    assert all(p.numel() for p in module.parameters())
+    assert len(optimizer.state) == len(list(module.parameters()))
+
+
+def test_training_goes_on_from_existing_state_and_learning_rate(convolutional, tmp_path):
+    twin = convolutional
+    ends = []
+    for planned in (False, True):
+        module, optimizer = twin.fresh()
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+        for part in range(2):
+            if planned and part:
+                plan = random_plan(twin.problem(), 2)
+                problem, plan = twin.fitted(plan)
+                with (
+                    store_at(tmp_path) as store,
+                    Executor(twin.traced, problem, plan, store, module, optimizer) as step,
+                ):
+                    for x, y in twin.batches:
+                        step(x, y)
+                        schedule.step()
+            else:
+                for x, y in twin.batches:
+                    optimizer.zero_grad()
+                    torch.nn.functional.cross_entropy(module(x), y).backward()
+                    optimizer.step()
+                    schedule.step()
+        ends.append(outcome(module, optimizer, []))
+    require_same(*ends)
+
+
+def test_gradients_of_the_user_are_left_alone(mlp, tmp_path):
+    problem, plan = mlp.fitted(page_all(mlp.problem()))
+    module, optimizer = mlp.fresh()
+    for p in module.parameters():
+        p.grad = torch.full_like(p, 3.0)
+    with (
+        store_at(tmp_path) as store,
+        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+    ):
+        step(*mlp.batches[0])
+    assert all(torch.equal(p.grad, torch.full_like(p, 3.0)) for p in module.parameters())
+
+
+def test_a_batch_that_is_a_slice_of_the_data_set(mlp, tmp_path):
+    """Its memory is the whole data set's; the step takes a batch's worth only."""
+    rows = torch.cat([x for x, _ in mlp.batches])
+    size = len(mlp.batches[0][0])
+    twin = replace_batches(
+        mlp, [(rows[i * size : (i + 1) * size], y) for i, (_, y) in enumerate(mlp.batches)]
+    )
+    planned = twin.by_plan(twin.keep_all(), tmp_path)
+    require_same(twin.plainly(), planned)
+    assert planned.peaks[-1] == replay(twin.keep_all(), twin.problem()).peak_bytes
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x, y: (x[:-1], y),
+        lambda x, y: (x.double(), y),
+        lambda x, y: (x, y.int()),
+        lambda x, y: (x, y[:, None]),
+    ],
+)
+def test_a_batch_of_another_shape_or_type(mlp, wrong, tmp_path):
+    problem, plan = mlp.fitted(mlp.keep_all())
+    module, optimizer = mlp.fresh()
+    with (
+        store_at(tmp_path) as store,
+        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        pytest.raises(BadInput, match="the plan was made for"),
+    ):
+        step(*wrong(*mlp.batches[0]))
+
+
+def test_another_module_or_optimizer_than_the_traced_one(mlp, tmp_path):
+    problem, plan = mlp.fitted(mlp.keep_all())
+    module, _ = mlp.fresh()
+    other = OwnBuffers()
+    few = torch.optim.Adam(module[0].parameters())
+    other_state = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    for p in module.parameters():
+        p.grad = torch.zeros_like(p)
+    other_state.step()
+    with store_at(tmp_path) as store:
+        with pytest.raises(BadInput, match="traced was"):
+            Executor(mlp.traced, problem, plan, store, other, torch.optim.Adam(other.parameters()))
+        with pytest.raises(BadInput, match="does not hold"):
+            Executor(mlp.traced, problem, plan, store, module, few)
+        with (
+            pytest.raises(BadInput, match="momentum_buffer"),
+            Executor(mlp.traced, problem, plan, store, module, other_state),
+        ):
+            pass
+    assert all(p.numel() for p in module.parameters())
+
+
+def test_a_problem_of_another_trace(mlp, convolutional, tmp_path):
+    problem, plan = convolutional.fitted(convolutional.keep_all())
+    module, optimizer = mlp.fresh()
+    with store_at(tmp_path) as store, pytest.raises(InvalidPlan, match="another trace"):
+        Executor(mlp.traced, problem, plan, store, module, optimizer)
+
+
+def test_another_number_of_threads(mlp, tmp_path):
+    """Kernels take scratch memory per thread."""
+    problem, plan = mlp.fitted(mlp.keep_all())
+    module, optimizer = mlp.fresh()
+    torch.set_num_threads(2)
+    try:
+        with store_at(tmp_path) as store, pytest.raises(BadInput, match=r"set_num_threads\(1\)"):
+            Executor(mlp.traced, problem, plan, store, module, optimizer)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_closed_executor_does_nothing(mlp, tmp_path):
+    problem, plan = mlp.fitted(mlp.keep_all())
+    module, optimizer = mlp.fresh()
+    with store_at(tmp_path) as store:
+        step = Executor(mlp.traced, problem, plan, store, module, optimizer)
+        with pytest.raises(FedpoetError, match="closed"):
+            step(*mlp.batches[0])
