@@ -56,12 +56,15 @@ def plan(
     ] = None,
 ) -> None:
     """Plan a training step: of a problem file, or of a workload on a device."""
-    from protos.files import write_plan, write_problem
+    from protos.files import require_target, write_plan, write_problem
     from scheduler import solve
 
-    given = _problem(problem, workload, device, batch_size)
-    posed = _with_budget(given, ram, deadline_factor)
-    solution = solve(posed, time_limit_s=time_limit)
+    for target in filter(None, (out, save_problem)):
+        require_target(target)
+    with _working("tracing and planning" if workload else "planning"):
+        given = _problem(problem, workload, device, batch_size)
+        posed = _with_budget(given, ram, deadline_factor)
+        solution = solve(posed, time_limit_s=time_limit)
     if save_problem is not None:
         write_problem(posed, save_problem)
     if out is not None:
@@ -104,11 +107,16 @@ def train(
 ) -> None:
     """Train a workload on this machine by its plan, within a RAM budget."""
     import torch
+    from safetensors.torch import save
 
+    from protos.files import require_target, write_atomically
     from scheduler import load_device
 
     from .local import train_locally
     from .workload import load_workload, with_training
+
+    if out is not None:
+        require_target(out)
 
     torch.set_num_threads(1)  # the order of summation, and so the last digit, depends on it
     chosen = with_training(load_workload(workload), batch_size=batch_size, local_epochs=epochs)
@@ -124,10 +132,6 @@ def train(
             on_step=advance,
         )
     if out is not None:
-        from safetensors.torch import save
-
-        from protos.files import write_atomically
-
         write_atomically(out, save(outcome.model.state_dict()))
     report = outcome.report
     _show(outcome.prepared.solution, outcome.prepared.problem)
@@ -140,6 +144,19 @@ def train(
             ("measured peak", f"{report.measured_peak_bytes:,} bytes"),
         )
     )
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """Something that moves while there is nothing to count."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(f"{what} ..."):
+            yield
+    else:
+        yield
 
 
 @contextmanager
@@ -190,6 +207,8 @@ def _problem(
     if (problem is None) == (workload is None):
         raise BadInput("give either --problem FILE, or --workload NAME with --device NAME")
     if problem is not None:
+        if device is not None or batch_size is not None:
+            raise BadInput("--device and --batch-size go with --workload; a problem file has both")
         from protos.files import read_problem
 
         return read_problem(problem)

@@ -117,6 +117,14 @@ def write_plan(plan: Plan, path: Path) -> None:
     write_atomically(path, text.encode())
 
 
+def require_target(path: Path) -> None:
+    """Raise BadFile if `path` clearly cannot be written, before the work whose result goes there."""
+    if path.is_dir():
+        raise BadFile(f"cannot write {path}: it is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise BadFile(f"cannot write {path}: {path.parent} is not a folder that can be written")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the target and rename, so that no reader ever sees half a file."""
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,6 +132,9 @@ def test_a_plan_that_breaks_a_rule(tmp_path: Path) -> None:
         (("plan", "--workload", "cats", "--device", "nrf52840"), 2, ("cats", "watch")),
         (("plan", "--problem", "nowhere.json"), 2, ("nowhere.json",)),
         (("plan",), 2, ("--problem FILE",)),
+        (("plan", "--problem", INSTANCE, "--device", "nrf52840"), 2, ("--workload",)),
+        (("plan", "--problem", INSTANCE, "--out", "no/where.json"), 2, ("no/where.json",)),
+        (("train", "--workload", "digits", "--out", "tests"), 2, ("it is a folder",)),
         (("plan", "--problem", INSTANCE, "--ram", "much"), 2, ("'much' is not a size",)),
         (("train", "--workload", "digits", "--ram", "1KB"), 4, ("below the floor",)),
         (("train", "--workload", "digits", "--partition", "99"), 2, ("99",)),
@@ -149,3 +154,47 @@ def test_the_plan_written_is_the_plan_printed(tmp_path: Path) -> None:
     used = replay(read_plan(plan), problem)
     assert f"{used.peak_bytes:,} bytes of 40" in done.stdout
     assert f"{used.energy_j:.6g} J" in done.stdout
+
+
+UNTRACEABLE = """
+import dataclasses
+import torch
+from client.workload import load_workload
+
+class Peeks(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 10)
+    def forward(self, x):
+        y = self.layer(x)
+        return y if y.sum() > 0 else -y
+
+own = dataclasses.replace(load_workload("digits"), model=Peeks)
+"""
+
+
+def test_a_model_that_cannot_be_traced(tmp_path: Path) -> None:
+    file, model = tmp_path / "own.py", tmp_path / "model.safetensors"
+    file.write_text(UNTRACEABLE)
+    done = fedpoet("train", "--workload", f"{file}:own", "--out", model)
+    assert_one_line(done, 3, "depends on data", "torch.where")
+    assert not model.exists()
+
+
+def test_no_space_left_for_the_page_store(tmp_path: Path) -> None:
+    """The file size limit is real: the operating system refuses the write."""
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192));"
+        "sys.argv[0] = 'fedpoet'; from simulations.cli import main; main()"
+    )
+    command = [sys.executable, "-c", limited, "train", "--workload", "digits", "--ram", "200KB"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert_one_line(Done(done.returncode, done.stdout, done.stderr), 8, "no space left", "raise")
+    assert list(tmp_path.iterdir()) == []
