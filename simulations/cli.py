@@ -52,7 +52,7 @@ def simulate(
     ] = None,
     time_limit: Annotated[
         float, typer.Option(help="Seconds a device may spend on planning.")
-    ] = 30.0,
+    ] = 120.0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/WORKLOAD-1 (or -2, ...) by default.")
     ] = None,
