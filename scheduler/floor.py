@@ -35,6 +35,6 @@ def floor(problem: Problem) -> Floor:
         Floor(ram_bytes=held(set(graph.results)), operator="the results of the step"),
     ]
     for op in graph.operators:
-        need = held({*op.inputs, *op.outputs}) + op.workspace_bytes
+        need = graph.need_bytes(op.id) + sum(size[k] for k in pinned - {*op.inputs})
         moments.append(Floor(ram_bytes=need, operator=op.name))
     return max(moments, key=lambda moment: moment.ram_bytes)
