@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 
 from scheduler.errors import FedpoetError, Untraceable
 
-from .functional import Functional
+from .functional import Functional, storage_key
 from .layout import Layout, copy_storage
 from .rewrite import rewrite
 
@@ -68,12 +68,15 @@ def capture(module: nn.Module, loss: Loss, wanted: tuple[str, ...], batch: Batch
     buffers = dict(module.named_buffers())
     _require_own_storages(parameters | buffers)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # What an operator gives from this cache shares memory otherwise than what it gives the first time.
+    mode.cache_enabled = False
     sources = [t.detach() for t in (*parameters.values(), *buffers.values(), *batch)]
     fakes = [mode.from_tensor(t) for t in sources]
     joint = _Joint(_shell(module), loss, tuple(parameters), tuple(buffers), wanted)
     with _explained():
         with _generators_kept(), mode:
-            recorded = make_fx(joint)(*fakes)
+            recorded, again = make_fx(joint)(*fakes), make_fx(joint)(*fakes)
+        _require_same(recorded, again)
         return _Reader(recorded, mode, sources, joint).read()
 
 
@@ -116,7 +119,9 @@ class _Reader:
 
     def read(self) -> Capture:
         joint = self.joint
-        functional = Functional(self.recorded.graph, self._values(self.recorded.graph))
+        values = self._values(self.recorded.graph)
+        self._require_own_constants(values)
+        functional = Functional(self.recorded.graph, values)
         graph = functional.graph
         outputs = next(iter(reversed(self.recorded.graph.nodes))).args[0]
         loss, *rest = [functional.current(n) for n in outputs]
@@ -147,6 +152,18 @@ class _Reader:
             run.run(*(self.mode.from_tensor(t) for t in self.sources))
         return run.env
 
+    def _require_own_constants(self, values: dict[fx.Node, Any]) -> None:
+        names = (*self.joint.parameters, *self.joint.buffers, "x", "y")
+        places = (n for n in values if n.op == "placeholder")
+        named = {storage_key(values[n]): name for n, name in zip(places, names, strict=True)}
+        for node, value in values.items():
+            if node.op == "get_attr" and (name := named.get(storage_key(value))):
+                raise Untraceable(
+                    f"the step uses {name} past the module (in the loss, or kept in a list or a plain "
+                    "attribute), where it cannot be followed; use it in the forward pass, as the "
+                    "module's own attribute"
+                )
+
     def _require_unchanged(self, functional: Functional, buffers: set[str]) -> None:
         names = self.joint.parameters + self.joint.buffers
         named = dict(zip((n for n in self.recorded.graph.nodes), names, strict=False))
@@ -174,6 +191,29 @@ class _Values(fx.Interpreter):
         if target is copy_storage:
             return Layout.of(args[0]).new_fake()
         return super().call_function(target, args, kwargs)
+
+
+def _require_same(one: fx.GraphModule, other: fx.GraphModule) -> None:
+    """What the second recording changes depends on something that no graph holds."""
+    targets = [n.target for n in one.graph.nodes if n.op == "get_attr"]
+    if str(one.graph) != str(other.graph) or not all(
+        _same_constant(getattr(one, t), getattr(other, t)) for t in targets
+    ):
+        raise Untraceable(
+            "the step is another one when it is done again: the model or the loss keeps something in "
+            "Python between steps; keep it in a registered buffer, or compute it before tracing"
+        )
+
+
+def _same_constant(one: Tensor, other: Tensor) -> bool:
+    if one is other or isinstance(one, FakeTensor) or isinstance(other, FakeTensor):
+        return one is other
+    same = (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride())
+    return same and _bytes(one) == _bytes(other)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _shell(module: nn.Module) -> nn.Module:

@@ -108,7 +108,8 @@ class Functional:
             return self.current(changed[0])
         place = node, self._changes[key]
         if place not in self._views:
-            self._views[place] = self._copy(node)
+            one_more = node.op == "get_attr"
+            self._views[place] = self._constant_view(node) if one_more else self._copy(node)
         return self._views[place]
 
     @property
@@ -149,6 +150,14 @@ class Functional:
             return  # Batch norm changes a module's buffers directly.
         self._base[key] = self.graph.call_function(copy_storage, (base,))
         self._changes[key] += 1
+
+    def _constant_view(self, node: fx.Node) -> fx.Node:
+        """A constant in the memory of an earlier one: the same tensor used again, or a view of it."""
+        value, base = self._values[node], self._base[storage_key(self._values[node])]
+        if value.dtype != self._values[self._owner[storage_key(value)]].dtype:
+            raise Untraceable("two constant tensors of different types share memory; clone one")
+        place = list(value.shape), list(value.stride()), int(value.storage_offset())
+        return self.graph.call_function(aten.as_strided.default, (base, *place))
 
     def _copy(self, node: fx.Node) -> fx.Node:
         copied = self.graph.node_copy(node, self.current)

@@ -223,6 +223,22 @@ class Sliced(nn.Module):
         return y + torch.tensor(0.5)
 
 
+class PlainTensors(nn.Module):
+    """Tensors that are no buffers: one used again in the backward pass, and a view of it."""
+
+    shape = (4, 6)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, CLASSES)
+        self.table = torch.linspace(-1, 1, 36).reshape(6, 6)
+        self.row = self.table[2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.linear(x) @ self.table[:CLASSES]
+        return (hidden * self.row) @ self.table.t()[:, :CLASSES]
+
+
 MODELS = (
     Mlp,
     Convolutional,
@@ -235,4 +251,5 @@ MODELS = (
     Tied,
     OwnBuffers,
     Sliced,
+    PlainTensors,
 )

@@ -28,6 +28,9 @@ class Line(nn.Module):
         self.table = torch.zeros(6)
         self.register_buffer("count", torch.zeros(1))
         self.register_buffer("other", torch.zeros(1))
+        self.listed = [self.linear.weight]
+        self.alias = self.linear.weight.detach()[1]
+        self.calls = 0
         self.change = change
 
     def forward(self, x):
@@ -87,6 +90,24 @@ def swap_buffers(module, x):
     return x
 
 
+def listed_parameter(module, x):
+    return x + module.listed[0][0]
+
+
+def alias(module, x):
+    return x + module.alias
+
+
+def count_in_python(module, x):
+    module.calls += 1
+    return x * module.calls
+
+
+def remember(module, x):
+    module.table, before = x.mean(0), module.table
+    return x + before
+
+
 MODULES = {
     branch: "control flow",
     item: "Python number",
@@ -100,6 +121,10 @@ MODULES = {
     own_generator: "Generator",
     grow_buffer: "keep its shape",
     swap_buffers: "clone()",
+    listed_parameter: "uses linear.weight past the module",
+    alias: "uses linear.weight past the module",
+    count_in_python: "in Python between steps",
+    remember: "in Python between steps",
 }
 
 
@@ -137,6 +162,30 @@ def test_losses(loss, says):
     with pytest.raises(Untraceable) as raised:
         trace(module, loss, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
     assert says in one_line(raised)
+
+
+def test_a_loss_that_reads_the_parameters():
+    """Its share of the gradient would be lost without a word."""
+    module = nn.Linear(6, 6)
+
+    def loss(out, y):
+        return LOSS(out, y) + module.weight.pow(2).sum()
+
+    with pytest.raises(Untraceable) as raised:
+        trace(module, loss, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
+    assert "uses weight past the module" in one_line(raised)
+
+
+def test_a_loss_that_counts_its_calls():
+    module, calls = nn.Linear(6, 6), iter(range(1, 9))
+    with pytest.raises(Untraceable) as raised:
+        trace(
+            module,
+            lambda out, y: LOSS(out, y) * next(calls),
+            torch.optim.SGD(module.parameters(), lr=0.1),
+            (X, Y),
+        )
+    assert "in Python between steps" in one_line(raised)
 
 
 class Clipping(torch.optim.SGD):
