@@ -72,17 +72,20 @@ class Executor:
         self._ownership = Ownership(traced, self._memory, module, optimizer)
         self._instructions = tuple(self._resolve(plan))
         self._measure_every = measure_every
-        self._usable = False
+        self._is_open = self._usable = False
         self._steps = 0
         self.measured_peak_bytes = 0
 
     def __enter__(self) -> Self:
+        if self._is_open:
+            raise FedpoetError("the executor is open already; enter it once")
         self._ownership.take()
+        self._is_open = True
         self._usable = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._usable = False
+        self._usable = self._is_open = False
         self._ownership.give_back()
 
     @property
@@ -99,8 +102,8 @@ class Executor:
         if not self._usable:
             raise FedpoetError("the executor is closed, or a failed step could not be undone")
         self._require_like_traced(x, y)
-        generator_state = _generator_bytes() if self._program.random else None
         self._ownership.begin_step()
+        generator_state = _generator_bytes() if self._program.random else None
         try:
             loss = self._measured(x, y)
         except BaseException as error:
@@ -127,6 +130,7 @@ class Executor:
             loss = self._run(x, y)
         peak = start_bytes + trace.usage.peak_bytes
         self.measured_peak_bytes = max(self.measured_peak_bytes, peak)
+        self._memory.require_peak(peak)
         return loss
 
     def _run(self, x: Tensor, y: Tensor) -> float:
@@ -144,6 +148,8 @@ class Executor:
     def _require_like_traced(self, x: Tensor, y: Tensor) -> None:
         for name, k, got in (("x", self._program.x, x), ("y", self._program.y, y)):
             want = self._program.layouts[k]
+            if getattr(got, "layout", None) is not torch.strided:
+                raise BadInput(f"{name} must be a dense tensor, not {type(got).__name__}")
             if (tuple(got.shape), got.dtype) != (want.shape, want.dtype):
                 raise BadInput(
                     f"{name} has shape {tuple(got.shape)} and {got.dtype}, the plan was made for "
@@ -189,6 +195,7 @@ class Executor:
             if isinstance(body, Update):
                 after = run_update(body, memory, optimizers)
                 for k, tensor in after.items():
+                    self._require_size(k, self._graph.tensors[k].size_bytes, tensor, where)
                     memory.hold(k, tensor)
                 return
             function = body.first if first else body.again

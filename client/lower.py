@@ -25,14 +25,15 @@ from .program import (
     compile_unit,
     compile_view,
 )
+from .setting import Setting
 
 # How many node names an operator's name is made of at most.
 NAMED_NODES = 3
 
 
-def lower(captured: Capture, probes: dict[str, Probe], name: str) -> Traced:
+def lower(captured: Capture, probes: dict[str, Probe], setting: Setting, name: str) -> Traced:
     """Number tensors and operators; `probes` says what the optimizer does to each parameter."""
-    return _Lowering(captured, probes).run(name)
+    return _Lowering(captured, probes, setting).run(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +44,8 @@ class _UpdateUnit:
 
 
 class _Lowering:
-    def __init__(self, captured: Capture, probes: dict[str, Probe]) -> None:
-        self.captured, self.probes = captured, probes
+    def __init__(self, captured: Capture, probes: dict[str, Probe], setting: Setting) -> None:
+        self.captured, self.probes, self.setting = captured, probes, setting
         self.flow = Dataflow(captured)
         self.gradient = {n: self.flow.base[captured.gradients[n]] for n in probes}
         self.loss = self.flow.base[captured.loss]
@@ -205,6 +206,7 @@ class _Lowering:
             loss_of=compile_view(self.flow, self.loss, captured.loss),
             random=any(n.random for n in self.flow.nodes),
             threads=torch.get_num_threads(),
+            setting=self.setting,
         )
 
 

@@ -66,9 +66,24 @@ class Memory:
                 f"needed, together {total}; the budget is {self._budget_bytes}: plan again"
             )
 
+    def require_peak(self, peak_bytes: int) -> None:
+        """Raise BudgetExceeded if more than the budget was held."""
+        if peak_bytes > self._budget_bytes:
+            raise BudgetExceeded(
+                f"an operator took more memory than was measured for it: {peak_bytes} bytes were held, "
+                f"the budget is {self._budget_bytes}; leave that much more of it free"
+            )
+
     def set_owner(self, k: int, owner: Tensor) -> None:
         """Let `owner`.data follow tensor k."""
         self._owners[k] = owner
+
+    def is_followed(self, k: int, owner: Tensor) -> bool:
+        """Whether the owner still has the memory of tensor k, or none if it is paged out."""
+        tensor = self._resident.get(k)
+        if tensor is None:
+            return owner.untyped_storage().nbytes() == 0
+        return owner.data_ptr() == tensor.data_ptr()
 
     def install(self, k: int, tensor: Tensor | None) -> None:
         """Take over a persistent tensor: into the page store or, copied, into RAM."""

@@ -25,19 +25,18 @@ class Ownership:
         self, traced: Traced, memory: Memory, module: nn.Module, optimizer: torch.optim.Optimizer
     ) -> None:
         self._program, self._memory, self._optimizer = traced.program, memory, optimizer
+        self._module, self._graph = module, traced.graph
         self._parameters = dict(module.named_parameters())
-        self._owned = self._matched({**self._parameters, **dict(module.named_buffers())})
+        self._owned = self._matched()
         names = [u.name for u in self._program.updates]
-        held = {p for g in optimizer.param_groups for p in g["params"]}
-        for name in names:
-            if self._parameters[name] not in held:
-                raise BadInput(f"the optimizer does not hold {name}, which was traced with it")
+        self._program.setting.require(module, optimizer)
         self.optimizers = parameter_optimizers(names, module, optimizer)
         self._plain: dict[str, dict[str, Any]] = {}
         self._taken: list[str] = []
 
     def take(self) -> None:
         """Take everything over. If the page store is full, give it back and raise."""
+        self._owned = self._matched()
         try:
             for k, owner in self._owned.items():
                 self._memory.set_owner(k, owner)
@@ -62,7 +61,15 @@ class Ownership:
             self._memory.forget()
 
     def begin_step(self) -> None:
-        """Note what of the optimizer's state is not a tensor."""
+        """Note what of the optimizer's state is not a tensor; all else must be as it was left."""
+        self._program.setting.require(self._module, self._optimizer)
+        for k, owner in self._owned.items():
+            same_type = owner.dtype is self._program.layouts[k].dtype
+            if not (same_type and self._memory.is_followed(k, owner)):
+                raise BadInput(
+                    f"{self._graph.tensors[k].name} was moved or converted between steps; do that "
+                    "before training or after it"
+                )
         self._plain = {n: dict(o.plain) for n, o in self.optimizers.items() if o.plain}
 
     def undo_step(self) -> None:
@@ -91,8 +98,9 @@ class Ownership:
         if state:
             self._optimizer.state[self._parameters[name]] = state
 
-    def _matched(self, tensors: dict[str, Tensor]) -> dict[int, Tensor]:
+    def _matched(self) -> dict[int, Tensor]:
         """The module's tensors by id, after a look at their names, types and shapes."""
+        tensors = {**self._parameters, **dict(self._module.named_buffers())}
         found: dict[int, Tensor] = {}
         for name, k in (*self._program.parameters, *self._program.buffers):
             want = self._program.layouts[k]

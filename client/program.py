@@ -14,6 +14,7 @@ from scheduler.graph import Graph, Phase
 from .dataflow import Dataflow, Node
 from .grouping import Unit, copies_left_out
 from .layout import Layout
+from .setting import Setting
 
 Function = Callable[..., tuple[Tensor, ...]]
 
@@ -66,6 +67,7 @@ class Program:
     `parameters`, `buffers`, `x`, `y`, `loss` and `constants` say which tensor is what; `loss_of`
     derives the 0-d loss from its tensor. `random` says whether anything draws random numbers.
     `threads` is how many torch used when the operators' workspace was measured: it depends on that.
+    `setting` is what else the trace took for granted of module and optimizer.
     """
 
     bodies: tuple[Body, ...]
@@ -79,6 +81,7 @@ class Program:
     loss_of: Function
     random: bool
     threads: int
+    setting: Setting
 
     @property
     def updates(self) -> tuple[ParameterUpdate, ...]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from scheduler.errors import Untraceable
-
 from .capture import Batch, Loss, capture
 from .lower import lower
-from .optimizer import Group, probe, require_separable
+from .optimizer import probe, require_separable
 from .program import Traced
+from .setting import Setting, trained
 
 
 def trace(module: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, batch: Batch) -> Traced:
@@ -23,7 +22,7 @@ def trace(module: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, batch
 
     Raises Untraceable with the cause in one line.
     """
-    groups = _trained(module, optimizer)
+    groups = trained(module, optimizer)
     require_separable(optimizer)
     captured = capture(module, loss, tuple(groups), batch)
     parameters = dict(module.named_parameters())
@@ -31,25 +30,4 @@ def trace(module: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, batch
         name: probe(optimizer, groups[name], name, parameters[name].detach())
         for name in captured.gradients
     }
-    return lower(captured, probes, type(module).__name__)
-
-
-def _trained(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Group]:
-    """The optimizer's group of every parameter that gets a gradient and is trained."""
-    names = {p: n for n, p in module.named_parameters()}
-    found: dict[str, Group] = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter not in names:
-                raise Untraceable(
-                    "the optimizer holds a parameter that is not the module's; build it from "
-                    "module.parameters()"
-                )
-            hooks = ("_backward_hooks", "_post_accumulate_grad_hooks")
-            if any(getattr(parameter, h) for h in hooks):
-                raise Untraceable(f"{names[parameter]} has a gradient hook; remove it")
-            if parameter.requires_grad:
-                found[names[parameter]] = group
-    if not found:
-        raise Untraceable("the optimizer trains no parameter of the module")
-    return {n: found[n] for n in names.values() if n in found}
+    return lower(captured, probes, Setting.of(module, optimizer), type(module).__name__)

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from scheduler.errors import BadInput
+
 from .optimizer import ParameterOptimizer
 from .program import Update
 
@@ -35,5 +37,10 @@ def run_update(
             gradient = gradient.clone()
         before = {n: t for n, k in item.state if (t := tensors[k]) is not None}
         state = optimizers[item.name].step(parameter, gradient, before)
+        if unknown := state.keys() - dict(item.state).keys():
+            raise BadInput(
+                f"the optimizer made state of {item.name} that it did not make in its first two steps "
+                f"({', '.join(sorted(unknown))}): it cannot be planned; use another optimizer"
+            )
         after.update({k: state[n] for n, k in item.state if n in state})
     return after

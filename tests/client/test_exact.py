@@ -122,7 +122,7 @@ def test_gradients_are_those_that_eager_training_gives_the_optimizer(tmp_path):
     kind.notes.clear()
     twin.plainly()
     plain, kind.notes = kind.notes, []
-    twin.by_plan(twin.keep_all(), tmp_path)
+    twin.by_plan(twin.keep_all(), tmp_path, spare_bytes=10**6)
     assert len(kind.notes) == len(plain) == 3 * len(list(twin.module.parameters()))
     # The order differs: updates run where their gradient is ready.
     mine = {(g.shape, g.stride(), g.numpy().tobytes()) for g in kind.notes}
@@ -141,7 +141,7 @@ def test_a_wrong_operator_is_noticed(tmp_path):
         bodies[number] = wrong
         traced = replace(twin.traced, program=replace(twin.traced.program, bodies=tuple(bodies)))
         with pytest.raises(AssertionError):
-            require_same(plain, twin.by_plan(twin.keep_all(), tmp_path, traced))
+            require_same(plain, twin.by_plan(twin.keep_all(), tmp_path, traced, spare_bytes=10**6))
 
 
 def _off_by_one_bit(function):

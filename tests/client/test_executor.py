@@ -56,6 +56,14 @@ def test_an_output_of_another_size_is_an_error(mlp, tmp_path):
         mlp.by_plan(mlp.keep_all(), tmp_path, traced)
 
 
+def test_an_operator_that_takes_more_than_was_measured(mlp, tmp_path):
+    """As kernels do whose scratch memory depends on the data."""
+    body = mlp.traced.program.bodies[0]
+    traced = changed(mlp.traced, 0, first=lambda *a: (torch.empty(10**4), body.first(*a))[1])
+    with pytest.raises(BudgetExceeded, match="more memory than was measured"):
+        mlp.by_plan(mlp.keep_all(), tmp_path, traced)
+
+
 def test_memory_is_measured_in_the_first_steps_only(mlp, tmp_path):
     problem, plan = mlp.fitted(mlp.keep_all())
     module, optimizer = mlp.fresh()

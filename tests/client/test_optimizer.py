@@ -8,6 +8,7 @@ from torch import nn
 
 from client.optimizer import as_accumulated, probe
 from client.trace import trace
+from scheduler.errors import BadInput
 from tests.client.faults import changed, require_retry_is_exact
 from tests.client.models import Mlp
 from tests.client.random_plans import random_plan
@@ -86,6 +87,27 @@ def test_state_that_is_no_tensor_is_kept_and_undone(tmp_path):
 
     traced = changed(twin.traced, number, first=first)
     require_retry_is_exact(twin, traced, RuntimeError, tmp_path)
+
+
+class Late(torch.optim.SGD):
+    """Makes state in its third step."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.add_(p.grad, alpha=-0.1)
+                    state = self.state[p]
+                    state["count"] = state.get("count", 0) + 1
+                    if state["count"] == 3:
+                        state["slow"] = p.clone()
+
+
+def test_state_that_comes_late_is_not_lost_in_silence(tmp_path):
+    twin = Twin.of(Mlp, lambda p: Late(p, lr=0.1))
+    with pytest.raises(BadInput, match="did not make in its first two steps"):
+        twin.by_plan(twin.keep_all(), tmp_path)
 
 
 def test_tracing_takes_no_hyperparameter_for_granted():

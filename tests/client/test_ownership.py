@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import nn
 
 from client.executor import Executor
-from scheduler import page_all, replay
+from client.trace import trace
+from scheduler import keep_all, page_all, replay
 from scheduler.errors import (
     BadInput,
     FedpoetError,
@@ -18,7 +22,7 @@ from tests.client.faults import (
 )
 from tests.client.models import OwnBuffers
 from tests.client.random_plans import random_plan
-from tests.client.twins import outcome, require_same
+from tests.client.twins import LOSS, outcome, require_same
 
 
 def test_what_is_paged_out_is_empty_in_the_module(mlp, tmp_path):
@@ -98,6 +102,9 @@ def test_a_batch_that_is_a_slice_of_the_data_set(mlp, tmp_path):
         lambda x, y: (x.double(), y),
         lambda x, y: (x, y.int()),
         lambda x, y: (x, y[:, None]),
+        lambda x, y: (x.numpy(), y),
+        lambda x, y: (x.to_sparse(), y),
+        lambda x, y: (x, None),
     ],
 )
 def test_a_batch_of_another_shape_or_type(mlp, wrong, tmp_path):
@@ -106,7 +113,7 @@ def test_a_batch_of_another_shape_or_type(mlp, wrong, tmp_path):
     with (
         store_at(tmp_path) as store,
         Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
-        pytest.raises(BadInput, match="the plan was made for"),
+        pytest.raises(BadInput, match=r"the plan was made for|must be a dense tensor"),
     ):
         step(*wrong(*mlp.batches[0]))
 
@@ -116,14 +123,13 @@ def test_another_module_or_optimizer_than_the_traced_one(mlp, tmp_path):
     module, _ = mlp.fresh()
     other = OwnBuffers()
     few = torch.optim.Adam(module[0].parameters())
-    other_state = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    other_state = torch.optim.Adam(module.parameters())
     for p in module.parameters():
-        p.grad = torch.zeros_like(p)
-    other_state.step()
+        other_state.state[p] = {"momentum_buffer": torch.zeros_like(p)}
     with store_at(tmp_path) as store:
         with pytest.raises(BadInput, match="traced was"):
             Executor(mlp.traced, problem, plan, store, other, torch.optim.Adam(other.parameters()))
-        with pytest.raises(BadInput, match="does not hold"):
+        with pytest.raises(BadInput, match="was traced as trained"):
             Executor(mlp.traced, problem, plan, store, module, few)
         with (
             pytest.raises(BadInput, match="momentum_buffer"),
@@ -131,6 +137,88 @@ def test_another_module_or_optimizer_than_the_traced_one(mlp, tmp_path):
         ):
             pass
     assert all(p.numel() for p in module.parameters())
+
+
+SETTINGS = {
+    "weight_decay was off for 0.weight": lambda m, o: o.param_groups[0].update(weight_decay=0.1),
+    "amsgrad was off": lambda m, o: o.param_groups[0].update(amsgrad=True),
+    "0.weight was traced as trained": lambda m, o: m[0].weight.requires_grad_(False),
+    "the module was traced in training mode": lambda m, o: m.eval(),
+    "1 was traced in training mode": lambda m, o: m[1].eval(),
+    "hook on its step": lambda m, o: o.register_step_pre_hook(lambda *_: None),
+}
+
+
+@pytest.mark.parametrize("line", SETTINGS)
+@pytest.mark.parametrize("between", [False, True])
+def test_another_setting_than_the_traced_one(mlp, line, between, tmp_path):
+    """Plain training would heed it; a plan cannot, and does not train on in silence."""
+    problem, plan = mlp.fitted(page_all(mlp.problem()))
+    module, optimizer = mlp.fresh()
+    with store_at(tmp_path) as store:
+        if between:
+            with Executor(mlp.traced, problem, plan, store, module, optimizer) as step:
+                step(*mlp.batches[0])
+                SETTINGS[line](module, optimizer)
+                with pytest.raises(BadInput, match=line):
+                    step(*mlp.batches[1])
+        else:
+            SETTINGS[line](module, optimizer)
+            with pytest.raises(BadInput, match=line):
+                Executor(mlp.traced, problem, plan, store, module, optimizer)
+    assert all(p.numel() for p in module.parameters())
+
+
+def test_another_optimizer_or_more_parameters_than_traced(mlp, tmp_path):
+    problem, plan = mlp.fitted(mlp.keep_all())
+    module, _ = mlp.fresh()
+    sgd = torch.optim.SGD(module.parameters(), lr=0.1)
+    with store_at(tmp_path) as store, pytest.raises(BadInput, match="traced was Adam"):
+        Executor(mlp.traced, problem, plan, store, module, sgd)
+    mlp.module[0].requires_grad_(False)
+    try:
+        head = trace(mlp.module, LOSS, mlp.build(mlp.module.parameters()), mlp.batches[0])
+    finally:
+        mlp.module[0].requires_grad_(True)
+    twin = replace(mlp, traced=head)
+    problem, plan = twin.fitted(twin.keep_all())
+    module, optimizer = twin.fresh()
+    with store_at(tmp_path) as store, pytest.raises(BadInput, match="was not traced as trained"):
+        Executor(head, problem, plan, store, module, optimizer)
+
+
+@pytest.mark.parametrize("change", [nn.Module.half, nn.Module.double])
+@pytest.mark.parametrize("plan_of", [keep_all, page_all])
+def test_a_module_that_is_converted_between_steps(mlp, change, plan_of, tmp_path):
+    problem, plan = mlp.fitted(plan_of(mlp.problem()))
+    module, optimizer = mlp.fresh()
+    with (
+        store_at(tmp_path) as store,
+        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+    ):
+        step(*mlp.batches[0])
+        change(module)
+        with pytest.raises(BadInput, match=r"0\.weight was moved or converted"):
+            step(*mlp.batches[1])
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_module_that_is_taken_already(mlp, same, tmp_path):
+    """Taking it again would find its parameters empty and give those back."""
+    problem, plan = mlp.fitted(page_all(mlp.problem()))
+    module, optimizer = mlp.fresh()
+    losses = []
+    with store_at(tmp_path) as store:
+        one, other = (
+            Executor(mlp.traced, problem, plan, store, module, optimizer) for _ in range(2)
+        )
+        with one as step:
+            losses.append(step(*mlp.batches[0]))
+            again = pytest.raises(FedpoetError, match="open already" if same else "traced was")
+            with again, one if same else other:
+                pass
+            losses += [step(*b) for b in mlp.batches[1:]]
+    require_same(mlp.plainly(), outcome(module, optimizer, losses))
 
 
 def test_a_problem_of_another_trace(mlp, convolutional, tmp_path):

@@ -202,6 +202,12 @@ class Stubborn(torch.optim.SGD):
         super().__init__(model.parameters(), lr=0.1)
 
 
+def hooked(module):
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: None)
+    return optimizer
+
+
 def half(module):
     return torch.optim.SGD([*module.parameters(), nn.Parameter(torch.zeros(2))], lr=0.1)
 
@@ -213,6 +219,7 @@ def half(module):
         (lambda m: Clipping(m.parameters(), lr=0.1), "another one's gradient"),
         (Stubborn, "constructor"),
         (half, "not the module's"),
+        (hooked, "hook on its step"),
         (lambda m: torch.optim.SparseAdam(m.parameters()), "SparseAdam"),
         (lambda m: torch.optim.SGD(m.requires_grad_(False).parameters(), lr=0.1), "trains no"),
     ],

@@ -106,17 +106,19 @@ class Twin:
         costs = cost_table(self.traced.graph, load_device("raspberry-pi-4b"))
         return Problem(graph=self.traced.graph, costs=costs, budget=Budget(ram_bytes=ram_bytes))
 
-    def fitted(self, plan: Plan) -> tuple[Problem, Plan]:
-        """The plan with the least budget that allows it."""
-        problem = self.problem(replay(plan, self.problem()).peak_bytes)
+    def fitted(self, plan: Plan, spare_bytes: int = 0) -> tuple[Problem, Plan]:
+        """The plan with the least budget that allows it, and some to spare."""
+        problem = self.problem(replay(plan, self.problem()).peak_bytes + spare_bytes)
         return problem, replace(plan, budget=problem.budget)
 
     def plainly(self) -> Outcome:
         module, optimizer = self.fresh()
         return train_plainly(module, optimizer, self.batches)
 
-    def by_plan(self, plan: Plan, folder: Path, traced: Traced | None = None) -> Outcome:
-        problem, plan = self.fitted(plan)
+    def by_plan(
+        self, plan: Plan, folder: Path, traced: Traced | None = None, spare_bytes: int = 0
+    ) -> Outcome:
+        problem, plan = self.fitted(plan, spare_bytes)
         module, optimizer = self.fresh()
         losses, peaks = [], []
         with (
