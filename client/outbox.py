@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.errors import BadInput, FedpoetError, Refused
+from scheduler.errors import BudgetExceeded, Infeasible, NoPlanInTime, Refused
 
 METRICS = frozenset(
     {
@@ -79,10 +79,10 @@ def seal(arrays: Mapping[str, object], metrics: Mapping[str, object], allowed: M
 def failure(error: Exception) -> str:
     """What a device may say about why it has no update.
 
-    Messages of fedpoet's own errors carry sizes and names of operators. Those that may quote a file, and
-    those of any other error, stay in the device's log: they could quote the data.
+    That a budget is too small is told in sizes and names of operators. The texts of all other errors stay
+    in the device's log: they could quote the data, a path on the device, or what tried to leave.
     """
-    if isinstance(error, FedpoetError) and not isinstance(error, BadInput):
+    if isinstance(error, Infeasible | NoPlanInTime | BudgetExceeded):
         return f"{type(error).__name__}: {error}"
     return f"{type(error).__name__} on the device; its log says more"
 

@@ -25,8 +25,20 @@ def initial_arrays(workload: Workload, seed: int) -> dict[str, NDArray[np.generi
 
 
 def get_arrays(model: torch.nn.Module) -> dict[str, NDArray[np.generic]]:
-    """Copies of all parameters and buffers that the model saves, by name."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in model.state_dict().items()}
+    """Copies of all parameters and buffers that the model saves, by name.
+
+    Raises BadInput for what numpy, and so an update, has no type for.
+    """
+    return {name: _array(name, value) for name, value in model.state_dict().items()}
+
+
+def buffer_names(workload: Workload) -> frozenset[str]:
+    """Arrays of the model that no optimizer trains, such as the statistics of batch norm."""
+    with torch.random.fork_rng(devices=[]):
+        model = workload.model()
+    return frozenset(
+        model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False))
+    )
 
 
 def set_arrays(model: torch.nn.Module, arrays: Arrays) -> None:
@@ -40,18 +52,30 @@ def set_arrays(model: torch.nn.Module, arrays: Arrays) -> None:
 
 
 def score(workload: Workload, model: torch.nn.Module, examples: Examples) -> dict[str, float]:
-    """Mean `loss`, and `accuracy` (0 to 1) when targets are class numbers and outputs class scores."""
+    """Mean `loss`, and `accuracy` (0 to 1) when targets are class numbers and outputs class scores.
+
+    Raises BadInput for examples that the model or the loss cannot take.
+    """
     was_training = model.training
     model.eval()
-    loss, right, classes = 0.0, 0, examples.y.dim() == 1 and not examples.y.is_floating_point()
-    with torch.no_grad():
-        for start in range(0, len(examples), EVALUATION_BATCH):
-            chosen = slice(start, start + EVALUATION_BATCH)
-            x, y = examples.x[chosen], examples.y[chosen]
-            output = model(x)
-            loss += float(workload.loss(output, y)) * len(y)
-            right += int((output.argmax(dim=1) == y).sum()) if classes else 0
-    model.train(was_training)
+    loss, right = 0.0, 0
+    classes = examples.y.dim() == 1 and not examples.y.is_floating_point()
+    try:
+        with torch.no_grad():
+            for start in range(0, len(examples), EVALUATION_BATCH):
+                chosen = slice(start, start + EVALUATION_BATCH)
+                x, y = examples.x[chosen], examples.y[chosen]
+                output = model(x)
+                classes = classes and output.dim() == 2
+                loss += float(workload.loss(output, y)) * len(y)
+                right += int((output.argmax(dim=1) == y).sum()) if classes else 0
+    except Exception as error:
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise BadInput(
+            f"model and loss of workload {workload.name!r} cannot take its test examples: {detail}"
+        ) from error
+    finally:
+        model.train(was_training)
     result = {"loss": loss / len(examples)}
     return result | {"accuracy": right / len(examples)} if classes else result
 
@@ -65,3 +89,14 @@ def evaluation(workload: Workload) -> Callable[[int, Arrays], dict[str, float]]:
         return score(workload, model, examples)
 
     return evaluate
+
+
+def _array(name: str, value: object) -> NDArray[np.generic]:
+    if not isinstance(value, torch.Tensor):
+        raise BadInput(
+            f"the model saves {name!r}, a {type(value).__name__}; keep it out of its state"
+        )
+    try:
+        return value.detach().cpu().numpy().copy()
+    except TypeError as error:
+        raise BadInput(f"{name!r} is {value.dtype}, which cannot be sent; use float32") from error

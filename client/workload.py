@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -9,11 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
 
-from scheduler.errors import BadFile, BadInput, UnknownName
+from scheduler.errors import BadFile, BadInput, FedpoetError, UnknownName
+
+Parameters = ParamSpec("Parameters")
+Made = TypeVar("Made")
 
 BUILT_IN = {"watch": "client.workloads.watch", "digits": "client.workloads.digits"}
 
@@ -22,13 +27,18 @@ BUILT_IN = {"watch": "client.workloads.watch", "digits": "client.workloads.digit
 class Examples:
     """Examples of one device: `x` is [n, ...] and `y` is [n] or [n, ...], one entry per example.
 
-    Raises BadInput when the two have not the same number of examples, or none.
+    Raises BadInput unless both are tensors, with the same number of examples and at least one.
     """
 
     x: torch.Tensor
     y: torch.Tensor
 
     def __post_init__(self) -> None:
+        for name, value in (("x", self.x), ("y", self.y)):
+            if not isinstance(value, torch.Tensor):
+                raise BadInput(
+                    f"{name} of examples is a {type(value).__name__}, not a torch.Tensor"
+                )
         counts = [t.shape[0] if t.dim() else 0 for t in (self.x, self.y)]
         if counts[0] != counts[1] or not counts[0]:
             raise BadInput(
@@ -61,9 +71,10 @@ class Workload:
 
     def __post_init__(self) -> None:
         for name in ("partitions", "batch_size", "local_epochs"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < 1:
                 raise BadInput(
-                    f"workload {self.name!r}: {name} must be 1 or more, not {getattr(self, name)}"
+                    f"workload {self.name!r}: {name} must be a whole number, 1 or more, not {value!r}"
                 )
 
     def examples(self, partition: int) -> Examples:
@@ -79,7 +90,8 @@ def load_workload(spec: str) -> Workload:
     """The workload named by `watch`, `digits` or `path.py:name`.
 
     `name` is a Workload at module level, or a function without arguments that returns one. Raises
-    UnknownName for a name that is neither, and BadFile for a file that cannot be read or run.
+    UnknownName for a name that is neither, and BadFile for a file that cannot be read or run. The
+    workload's own functions raise BadInput, with the cause, when they fail or return something else.
     """
     if spec in BUILT_IN:
         found = importlib.import_module(BUILT_IN[spec]).WORKLOAD
@@ -89,7 +101,41 @@ def load_workload(spec: str) -> Workload:
         raise UnknownName("workload", spec, (*BUILT_IN, "path.py:name"))
     if not isinstance(found, Workload):
         raise BadFile(f"{spec} is a {type(found).__name__}, not a client.workload.Workload")
-    return found
+    name = found.name
+    return replace(
+        found,
+        model=_guarded(found.model, f"model() of workload {name!r}", torch.nn.Module),
+        optimizer=_guarded(
+            found.optimizer, f"optimizer() of workload {name!r}", torch.optim.Optimizer
+        ),
+        data=_guarded(found.data, f"data() of workload {name!r}", Examples),
+        test=_guarded(found.test, f"test() of workload {name!r}", Examples),
+    )
+
+
+def _guarded(
+    make: Callable[Parameters, Made], what: str, kind: type[object]
+) -> Callable[Parameters, Made]:
+    """`make`, but with errors that name what was called."""
+
+    @functools.wraps(make)
+    def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Made:
+        try:
+            made = make(*args, **kwargs)
+        except FedpoetError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise BadInput(f"{what} ended with {_told(error)}") from error
+        if not isinstance(made, kind):
+            raise BadInput(f"{what} returned a {type(made).__name__}, not a {kind.__name__}")
+        return made
+
+    return guarded
+
+
+def _told(error: BaseException) -> str:
+    """Type and text of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def with_training(
@@ -130,8 +176,8 @@ def _from_file(spec: str) -> object:
         return found
     try:
         return found()
-    except Exception as error:
-        raise BadFile(f"{spec}() ended with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise BadFile(f"{spec}() ended with {_told(error)}") from error
 
 
 def _run(path: Path) -> ModuleType:
@@ -143,7 +189,7 @@ def _run(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look a module up by its name
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise BadFile(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise BadFile(f"{path} cannot be run: {_told(error)}") from error
     return module

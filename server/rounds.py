@@ -7,12 +7,14 @@ in a fixed order; all the rest is below.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.exception import AppExitException
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import Grid
@@ -23,6 +25,7 @@ from scheduler.errors import BadUpdate, RunFailed
 
 from .cohort import Quorum, Sampler, everyone
 from .grid import CohortGrid
+from .strategy import ExactFedAvg, rounded
 from .updates import Arrays, check_arrays, check_weight
 
 WEIGHT = "num-examples"
@@ -70,7 +73,9 @@ class Outcome:
 class Federation:
     """All that a run needs besides the Grid.
 
-    `initial` are the model's arrays; what comes back must match them. `evaluate` maps (round, arrays)
+    `initial` are the model's arrays; what comes back must match them. Those named in `averaged` (batch
+    norm's statistics) are averaged whatever the strategy: a server's optimizer would step them like
+    parameters, a variance below zero. `evaluate` maps (round, arrays)
     to numbers. `strategy` is any of Flower's Message API. `timeout_s` bounds a round; None waits for
     all replies. `quorum` is waited for before the first round. `now_s` is the run's clock, real or
     virtual. `train_config` goes to every node.
@@ -81,6 +86,7 @@ class Federation:
     num_rounds: int
     evaluate: Callable[[int, Arrays], Metrics]
     now_s: Callable[[], float]
+    averaged: frozenset[str] = frozenset()
     sampler: Sampler = everyone
     on_round: Callable[[Round], None] = lambda _: None
     timeout_s: float | None = None
@@ -176,6 +182,7 @@ def _sort_out(
     """Replies that may be aggregated, in order, and the rest of the cohort with the reason."""
     usable: list[Message] = []
     refused: list[Refusal] = []
+    awaited = set(cohort)
     for reply in replies:
         node = reply.metadata.src_node_id
         if reply.has_error():
@@ -183,6 +190,9 @@ def _sort_out(
             refused.append(Refusal(node=node, reason=reason, sent=False))
             continue
         try:
+            if node not in awaited:
+                raise BadUpdate("the node was not asked, or has answered already")
+            awaited.remove(node)
             _check(reply, federation.initial)
         except BadUpdate as error:
             refused.append(Refusal(node=node, reason=str(error), sent=True))
@@ -202,7 +212,7 @@ def _check(reply: Message, reference: Arrays) -> None:
     (record,) = reply.content.array_records.values()
     try:
         arrays = from_record(record)
-    except (ValueError, TypeError, EOFError, OSError) as error:
+    except Exception as error:  # whatever damaged bytes lead to, a MemoryError included
         raise BadUpdate(f"the update cannot be read: {error}") from error
     check_arrays(arrays, reference)
     (metrics,) = reply.content.metric_records.values()
@@ -211,24 +221,48 @@ def _check(reply: Message, reference: Arrays) -> None:
 
 def _aggregate(federation: Federation, number: int, usable: list[Message]) -> Arrays:
     try:
-        record, _ = federation.strategy.aggregate_train(number, usable)
+        record, _ = federation.strategy.aggregate_train(number, _alike(usable))
     except AppExitException as error:
         raise RunFailed(f"round {number}: the strategy could not aggregate: {error}") from error
     if record is None:
         raise RunFailed(f"round {number}: the strategy returned no model")
     aggregated = from_record(record)
-    # Strategies compute in their own precision; the model keeps its types.
-    arrays = {name: aggregated[name].astype(old.dtype) for name, old in federation.initial.items()}
+    if federation.averaged:
+        mean, _ = ExactFedAvg(weighted_by_key=WEIGHT).aggregate_train(number, _alike(usable))
+        of_mean = from_record(cast(ArrayRecord, mean))
+        aggregated |= {name: of_mean[name] for name in federation.averaged}
     try:
+        # Strategies compute in their own precision; the model keeps its types.
+        arrays = {n: rounded(aggregated[n], old.dtype) for n, old in federation.initial.items()}
         check_arrays(arrays, federation.initial)
     except BadUpdate as error:
         raise RunFailed(f"round {number}: the aggregate is not a model: {error}") from error
     return arrays
 
 
+def _alike(usable: list[Message]) -> list[Message]:
+    """The updates with the metrics that all of them have, under one name.
+
+    Flower's strategies give up the whole round when names differ; no single node shall be able to do that.
+    """
+    shared = set.intersection(*(set(_metrics(m)) for m in usable))
+    found: list[Message] = []
+    for message in usable:
+        (record,) = message.content.array_records.values()
+        metrics = MetricRecord()
+        metrics.update({name: v for name, v in _metrics(message).items() if name in shared})
+        found.append(copy.copy(message))
+        found[-1].content = RecordDict({"arrays": record, "metrics": metrics})
+    return found
+
+
 def _fail(number: int, refused: tuple[Refusal, ...]) -> None:
-    reasons = "; ".join(f"node {r.node}: {r.reason}" for r in refused[:3])
-    more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+    nodes: dict[str, list[str]] = {}
+    for refusal in refused:
+        nodes.setdefault(refusal.reason, []).append(str(refusal.node))
+    told = [f"node {', '.join(n)}: {reason}" for reason, n in nodes.items()]
+    reasons = "; ".join(told[:3])
+    more = f"; and {len(told) - 3} more reasons" if len(told) > 3 else ""
     kind = BadUpdate if any(r.sent for r in refused) else RunFailed
     raise kind(f"round {number} has no update to aggregate. {reasons}{more}")
 
@@ -255,5 +289,9 @@ def to_record(arrays: Arrays) -> ArrayRecord:
 
 
 def from_record(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
-    """Arrays as numpy has them. Raises ValueError or TypeError when a record's bytes are not arrays."""
-    return {name: array.numpy() for name, array in record.items()}
+    """Arrays as numpy has them. Raises ValueError, TypeError and others when bytes are not arrays."""
+    arrays = {name: array.numpy() for name, array in record.items()}
+    for name, value in arrays.items():
+        if not isinstance(value, np.ndarray):  # numpy also reads archives
+            raise TypeError(f"{name!r} is a {type(value).__name__}, not an array")
+    return arrays

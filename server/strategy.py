@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
@@ -44,15 +44,15 @@ class ExactFedAvg(FedAvg):
                 term = values.astype(np.float64) * weight
                 sums[name] = sums[name] + term if name in sums else term
         mean = {
-            name: np.asarray(_rounded(value / total, types[name])) for name, value in sums.items()
+            name: np.asarray(rounded(value / total, types[name])) for name, value in sums.items()
         }
         record = ArrayRecord({name: Array(value) for name, value in mean.items()})
         return record, self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
 
-def _rounded(value: NDArray[np.float64], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
-    """To the array's own type; whole numbers (batch norm's count of batches) to the nearest."""
-    return (np.rint(value) if np.issubdtype(dtype, np.integer) else value).astype(dtype)
+def rounded(value: NDArray[Any], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    """To the array's own type; whole numbers (batch norm's count of batches) and bools to the nearest."""
+    return (value if np.issubdtype(dtype, np.inexact) else np.rint(value)).astype(dtype)
 
 
 def strategies() -> dict[str, Callable[[], Strategy]]:

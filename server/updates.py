@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ from scheduler.errors import BadUpdate
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
+MOST_WEIGHT = 2**53  # beyond it a float64 does not count one by one; sums stay far from infinity
 SHOWN = 3  # names that an error message lists before it only counts
 
 
@@ -32,15 +32,15 @@ def check_arrays(arrays: Arrays, reference: Arrays) -> None:
 
 
 def check_weight(metrics: Mapping[str, object], key: str) -> None:
-    """Raise BadUpdate unless the weight of the update is a positive number."""
+    """Raise BadUpdate unless the weight of the update is a positive number that examples can have."""
     weight = metrics.get(key)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise BadUpdate(
             f"metric {key!r}, the weight of the update, is {weight!r}; it must be a number"
         )
-    if not (math.isfinite(weight) and weight > 0):
+    if not 0 < weight <= MOST_WEIGHT:
         raise BadUpdate(
-            f"metric {key!r}, the weight of the update, is {weight}; it must be more than 0"
+            f"metric {key!r}, the weight of the update, is {weight}; it must be more than 0 and at most 2**53"
         )
 
 

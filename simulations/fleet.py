@@ -9,8 +9,9 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from scheduler import DeviceProfile, load_device
 from scheduler.errors import BadFile, BadInput
@@ -71,22 +72,28 @@ class Fleet:
         return tuple({d.kind.name: d.kind for d in self.devices}.values())
 
 
+# Bounds keep virtual time and energy finite; a kind's name is also a file's.
+_Rate = Annotated[float, Field(ge=1e-3, le=1e15)]
+_Amount = Annotated[float, Field(ge=0, le=1e9)]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .-]{0,63}$")]
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class _Kind(_Strict):
     device: str
-    ram_bytes: PositiveInt
-    down_bytes_per_s: PositiveFloat
-    up_bytes_per_s: PositiveFloat
-    latency_s: float = Field(ge=0)
-    radio_w: float = Field(ge=0)
+    ram_bytes: int = Field(ge=1, lt=2**63)
+    down_bytes_per_s: _Rate
+    up_bytes_per_s: _Rate
+    latency_s: _Amount
+    radio_w: _Amount
     source: str
 
 
 class _File(_Strict):
-    kinds: dict[str, _Kind] = Field(min_length=1)
+    kinds: dict[_Name, _Kind] = Field(min_length=1)
     devices: list[str] = Field(min_length=1)
 
 

@@ -6,7 +6,6 @@ carry, and so that no two nodes share one object (Flower's strategies put one re
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -29,8 +28,6 @@ RUN_ID = 1
 TASK_ID = 1
 
 UserConfig = dict[str, bool | int | float | str]
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +60,8 @@ class SimulatedGrid(Grid):
     """Calls `app` for every message to a device of the fleet and charges it to the device's clock.
 
     `run_config` is what `flwr run` would give to all nodes. `on_reply` is called after each device.
-    A device that fails answers with an error, as a SuperNode does. A reply that comes after the
+    A device that fails answers with an error, as a SuperNode does, and `on_failure` gets what stays in
+    the device's log. A reply that comes after the
     timeout, in virtual time, is lost.
     """
 
@@ -74,8 +72,10 @@ class SimulatedGrid(Grid):
         clock: VirtualClock,
         run_config: UserConfig,
         on_reply: Callable[[Device], None] = lambda _: None,
+        on_failure: Callable[[Device, BaseException], None] = lambda *_: None,
     ) -> None:
-        self._app, self._clock, self._on_reply = app, clock, on_reply
+        self._app, self._clock = app, clock
+        self._on_reply, self._on_failure = on_reply, on_failure
         self._devices = {d.node: d for d in fleet.devices}
         self._contexts = {d.node: _context(d, run_config) for d in fleet.devices}
         self._replies: dict[str, Message] = {}
@@ -138,9 +138,9 @@ class SimulatedGrid(Grid):
         try:
             reply = self._app(arrived, context)
         except FedpoetError as error:
-            logger.info("node %d: %s", node, error.__cause__ or error)
-            reason = f"{type(error).__name__}: {error}"
-            reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=arrived)
+            self._on_failure(device, error.__cause__ or error)
+            raised = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
+            reply = Message(raised, reply_to=arrived)
         finally:
             be_server()
         reply = _across_the_wire(reply, f"{identity}-reply")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,7 @@ from flwr.clientapp import ClientApp
 
 from client.app import build_client_app
 from client.node import PLAN_TIME_LIMIT_S, Node, PlanCache, Settings, WorkloadLoader
-from client.state import evaluation, initial_arrays
+from client.state import buffer_names, evaluation, initial_arrays
 from client.workload import Workload, load_workload, with_training
 from scheduler.errors import BadInput, Infeasible, NoPlanInTime, RunFailed
 from server.app import build_server_app
@@ -50,6 +51,12 @@ class SimulationConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise BadInput(f"{name.replace('_', ' ')} must be {bound} or more, not {value}")
+        if self.seed >= 2**63:
+            raise BadInput(f"seed must be less than 2**63, not {self.seed}")
+        for name in ("deadline_factor", "plan_time_limit_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise BadInput(f"{name.replace('_', ' ')} must be more than 0, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,7 @@ class Watcher:
     on_left_out: Callable[[LeftOut], None] = lambda _: None
     on_start: Callable[[Fleet], None] = lambda _: None
     on_reply: Callable[[Device], None] = lambda _: None
+    on_failure: Callable[[Device, BaseException], None] = lambda *_: None
     on_round: Callable[[RoundRecord], None] = lambda _: None
 
 
@@ -134,7 +142,7 @@ def _federate(
 ) -> tuple[Outcome, list[RoundRecord]]:
     clock = VirtualClock()
     run_config = _run_config(config)
-    grid = SimulatedGrid(fleet, app, clock, run_config, watcher.on_reply)
+    grid = SimulatedGrid(fleet, app, clock, run_config, watcher.on_reply, watcher.on_failure)
     records: list[RoundRecord] = []
     outcomes: list[Outcome] = []
 
@@ -147,6 +155,7 @@ def _federate(
             initial=initial_arrays(workload, config.seed),
             strategy=make_strategy(config.strategy),
             num_rounds=config.rounds,
+            averaged=buffer_names(workload),
             evaluate=evaluation(workload),
             now_s=clock.now_s,
             sampler=everyone

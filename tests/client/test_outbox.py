@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from client.outbox import failure, manifest, seal
-from scheduler.errors import BadFile, Infeasible, Refused
+from scheduler.errors import BadFile, Infeasible, PageStoreError, Refused, Untraceable
 
 MODEL = {"w": np.ones((2, 3), np.float32), "b": np.zeros(2, np.float32)}
 ALLOWED = manifest(MODEL)
@@ -52,3 +52,11 @@ def test_errors_leave_without_quoting_data():
     for error in (ValueError("patient Jane Doe"), BadFile("line 3: Jane Doe")):
         assert "Jane" not in failure(error)
         assert type(error).__name__ in failure(error)
+
+
+def test_errors_that_may_quote_a_path_or_the_model_stay_on_the_device():
+    path = PageStoreError("the page store /home/jane/pages cannot be made: no space")
+    model = Untraceable("the training step cannot be traced: KeyError: 'patient Jane'")
+    refused = Refused("'patient Jane' is not an array of the model")
+    for error in (path, model, refused):
+        assert failure(error) == f"{type(error).__name__} on the device; its log says more"

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from client.state import get_arrays, initial_arrays, score, set_arrays
+from client.state import buffer_names, get_arrays, initial_arrays, score, set_arrays
 from client.workload import Examples, load_workload, with_training
 from client.workloads import watch
 from scheduler.errors import BadFile, BadInput, UnknownName
@@ -105,8 +106,12 @@ def test_examples_and_numbers_must_make_sense():
         Examples(x=x, y=torch.zeros(2))
     with pytest.raises(BadInput, match="at least one"):
         Examples(x=x[:0], y=torch.zeros(0))
+    with pytest.raises(BadInput, match=r"x of examples is a ndarray, not a torch.Tensor"):
+        Examples(x=x.numpy(), y=x)
     digits = load_workload("digits")
-    with pytest.raises(BadInput, match="batch_size must be 1 or more, not 0"):
+    with pytest.raises(BadInput, match=r"batch_size must be a whole number, 1 or more, not 8\.5"):
+        dataclasses.replace(digits, batch_size=8.5)
+    with pytest.raises(BadInput, match="batch_size must be a whole number, 1 or more, not 0"):
         with_training(digits, batch_size=0, local_epochs=None)
     with pytest.raises(BadInput, match="partitions 0 to 9, not 10"):
         digits.examples(10)
@@ -140,3 +145,75 @@ def test_score_is_the_mean_over_examples():
     assert model.training
     real = Examples(x=examples.x, y=torch.randn(600, 3))
     assert set(score(workload, model, real)) == {"loss"}
+
+
+@pytest.mark.parametrize(
+    ("part", "body", "message"),
+    [
+        (
+            "model",
+            "raise ValueError('no\\nway')",
+            r"model\(\) of workload 'mine' ended with ValueError: no way",
+        ),
+        ("model", "return None", r"model\(\) of workload 'mine' returned a NoneType, not a Module"),
+        ("optimizer", "return None", r"optimizer\(\) .* returned a NoneType, not a Optimizer"),
+        ("data", "raise OSError('no card')", r"data\(\) .* ended with OSError: no card"),
+        ("data", "return (1, 2)", r"data\(\) .* returned a tuple, not a Examples"),
+        ("test", "raise SystemExit(0)", r"test\(\) .* ended with SystemExit: 0"),
+    ],
+)
+def test_a_part_of_a_workload_that_fails_is_named(tmp_path, part, body, message):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "import dataclasses\nfrom client.workload import load_workload\n"
+        f"def part(*_):\n    {body}\n"
+        "digits = load_workload('digits')\n"
+        f"mine = dataclasses.replace(digits, name='mine', {part}=part)\n"
+    )
+    workload = load_workload(f"{file}:mine")
+    with pytest.raises(BadInput, match=message) as caught:
+        getattr(workload, part)(*{"data": (0,), "optimizer": ([],)}.get(part, ()))
+    assert "\n" not in str(caught.value)
+
+
+def test_test_examples_that_do_not_fit_are_said_in_one_line():
+    digits, model = load_workload("digits"), torch.nn.Linear(4, 3)
+    for examples in (
+        Examples(x=torch.zeros(2, 5), y=torch.zeros(2).long()),
+        Examples(x=torch.zeros(2, 4), y=torch.full((2,), 7)),
+    ):
+        with pytest.raises(BadInput, match="'digits' cannot take its test examples: ") as caught:
+            score(digits, model, examples)
+        assert "\n" not in str(caught.value)
+        assert model.training
+
+
+def test_whole_numbers_that_are_no_classes_have_no_accuracy():
+    counts = dataclasses.replace(load_workload("digits"), loss=lambda o, t: ((o - t) ** 2).mean())
+    model = torch.nn.Sequential(torch.nn.Linear(4, 1), torch.nn.Flatten(0))
+    assert set(score(counts, model, Examples(x=torch.zeros(3, 4), y=torch.ones(3).long()))) == {
+        "loss"
+    }
+
+
+def test_arrays_that_cannot_be_sent_are_named():
+    class Extra(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"a": 1}
+
+    with pytest.raises(BadInput, match=r"'weight' is torch\.bfloat16, which cannot be sent"):
+        get_arrays(torch.nn.Linear(2, 2).bfloat16())
+    with pytest.raises(BadInput, match="the model saves '_extra_state', a dict"):
+        get_arrays(Extra(2, 2))
+
+
+def test_buffers_are_told_from_parameters():
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.norm = torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)
+            self.b = self.a
+
+    workload = dataclasses.replace(load_workload("digits"), model=Tied)
+    names = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    assert buffer_names(workload) == names

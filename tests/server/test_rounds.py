@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
@@ -34,6 +36,23 @@ def answers(change):
         return change(good), {"num-examples": 10}
 
     return node
+
+
+def record_of(arrays, data):
+    return ArrayRecord({k: Array("float32", (1,), "numpy.ndarray", data) for k in arrays})
+
+
+def archive():
+    """Bytes that numpy reads, but not as an array."""
+    np.savez(file := io.BytesIO(), np.zeros(1))
+    return file.getvalue()
+
+
+def claims_a_petabyte():
+    """A header without the numbers it announces."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (2**48,)}
+    np.lib.format.write_array_header_1_0(file := io.BytesIO(), header)
+    return file.getvalue()
 
 
 def federation(**changes):
@@ -122,6 +141,8 @@ def test_sum_is_in_float64():
             lambda a: ArrayRecord({k: Array("float32", (1,), "numpy.ndarray", b"?") for k in a}),
             "cannot be read",
         ),
+        (lambda a: record_of(a, archive()), "cannot be read"),
+        (lambda a: record_of(a, claims_a_petabyte()), "cannot be read"),
     ],
 )
 def test_bad_updates_are_refused_with_the_reason_and_never_aggregated(change, reason):
@@ -134,7 +155,7 @@ def test_bad_updates_are_refused_with_the_reason_and_never_aggregated(change, re
         run_rounds(FunctionGrid({2: answers(change)}), federation())
 
 
-@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("weight", [0, -1, float("nan"), float("inf"), 1e308, 2**60])
 def test_weights_that_are_no_weights_are_refused(weight):
     with pytest.raises(BadUpdate, match="num-examples"):
         run_rounds(FunctionGrid({1: adds(1, weight)}), federation())
@@ -224,3 +245,67 @@ def test_flower_agrees_with_the_exact_average_up_to_rounding():
     ours = run_rounds(FunctionGrid(nodes), federation(strategy=ExactFedAvg())).arrays
     flowers = run_rounds(FunctionGrid(nodes), federation(strategy=FedAvg())).arrays
     np.testing.assert_allclose(ours["w"], flowers["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_one_node_with_metrics_of_its_own_does_not_end_the_round(strategy):
+    def renamed(arrays):
+        metrics = MetricRecord({"num-examples": 10, "list": [1.0, 2.0]})
+        record = ArrayRecord({k: Array(v) for k, v in arrays.items()})
+        return RecordDict({"a": record, "m": metrics})
+
+    nodes = {1: adds(1, **{"train-loss": 0.5}), 2: adds(1, forged=float("nan")), 3: renamed}
+    done = run_rounds(FunctionGrid(nodes), federation(strategy=make_strategy(strategy))).rounds[1]
+    assert set(done.metrics) == {1, 2, 3}
+
+
+def test_a_node_counts_once_and_only_if_it_was_asked():
+    grid = FunctionGrid({1: adds(1), 2: adds(5)}, arrival=lambda replies: [*replies, replies[0]])
+    first = lambda nodes: tuple(nodes[:1])  # noqa: E731
+    once = run_rounds(grid, federation())
+    np.testing.assert_array_equal(once.arrays["b"], [3, 3])
+    assert [(r.node, r.sent) for r in once.rounds[1].refused] == [(1, True)]
+    kept = []
+    stray = FunctionGrid(
+        {1: adds(1), 2: adds(5)}, arrival=lambda replies: kept.extend(replies) or kept
+    )
+    run_rounds(stray, federation())
+    outcome = run_rounds(stray, federation(sampler=first))
+    np.testing.assert_array_equal(outcome.arrays["b"], [1, 1])
+    assert {r.node for r in outcome.rounds[1].refused} == {1, 2}
+
+
+def test_bools_and_whole_numbers_are_rounded_to_the_nearest():
+    initial = {"w": np.zeros(1, np.float32), "on": np.array(False), "n": np.array(0)}
+
+    def sends(on, n):
+        return lambda a: (
+            {"w": a["w"] + 1, "on": np.array(on), "n": np.array(n)},
+            {"num-examples": 1},
+        )
+
+    nodes = {1: sends(True, 5), 2: sends(False, 5), 3: sends(False, 7)}
+    for strategy in (ExactFedAvg(), FedAvgM(server_momentum=0.5)):
+        averaged = frozenset({"on", "n"})
+        settings = federation(initial=initial, strategy=strategy, averaged=averaged)
+        arrays = run_rounds(FunctionGrid(nodes), settings).arrays
+        assert (arrays["on"], arrays["n"]) == (False, 6)
+
+
+def test_batch_norms_statistics_are_averaged_whatever_the_strategy():
+    initial = {"w": np.ones(2, np.float32), "var": np.full(2, 1e-3, np.float32)}
+
+    def sends(var):
+        return lambda a: ({"w": a["w"], "var": np.full(2, var, np.float32)}, {"num-examples": 1})
+
+    grid = FunctionGrid({1: sends(2e-4), 2: sends(4e-4)})
+    settings = federation(
+        initial=initial, strategy=make_strategy("fedadam"), averaged=frozenset({"var"})
+    )
+    np.testing.assert_allclose(run_rounds(grid, settings).arrays["var"], 3e-4, rtol=1e-6)
+
+
+def test_nodes_with_the_same_reason_are_named_together():
+    nodes = dict.fromkeys((1, 2, 3, 4), lambda _: "no space")
+    with pytest.raises(RunFailed, match=r"node 1, 2, 3, 4: no space$"):
+        run_rounds(FunctionGrid(nodes), federation())

@@ -66,6 +66,17 @@ def test_links_take_their_latency_and_the_bytes():
         ('devices = ["board"]\nx = 1' + KIND, BadFile, "x: Extra inputs are not permitted"),
         ('devices = ["board"]' + KIND.replace("64_000", "-1"), BadFile, "kinds.board.ram_bytes: "),
         (
+            'devices = ["board"]' + KIND.replace("64_000", "true"),
+            BadFile,
+            "kinds.board.ram_bytes: ",
+        ),
+        ('devices = ["board"]' + KIND.replace("64_000", '"5"'), BadFile, "kinds.board.ram_bytes: "),
+        ('devices = ["board"]' + KIND.replace("64_000", "1" * 20), BadFile, "board.ram_bytes: "),
+        ('devices = ["board"]' + KIND.replace("1000", "inf"), BadFile, "down_bytes_per_s: "),
+        ('devices = ["board"]' + KIND.replace("0.5", "nan"), BadFile, "latency_s: "),
+        ('devices = ["board"]' + KIND.replace("0.5", "1e308"), BadFile, "latency_s: "),
+        ('devices = ["../x"]' + KIND.replace("board", '"../x"'), BadFile, "kinds.../x"),
+        (
             'devices = ["board"]' + KIND.replace("nrf52840", "nrf"),
             UnknownName,
             "named 'nrf'; known:",

@@ -92,12 +92,14 @@ def test_a_device_that_fails_answers_with_the_reason():
     def train(message, context):
         raise Refused("a raw batch tried to leave")
 
-    done = []
-    grid = SimulatedGrid(fleet(), app, VirtualClock(), {}, on_reply=done.append)
+    done, log = [], []
+    note = lambda device, error: log.append((device.node, str(error)))  # noqa: E731
+    grid = SimulatedGrid(fleet(), app, VirtualClock(), {}, done.append, note)
     (reply, *_) = grid.send_and_receive(messages())
     assert reply.has_error()
-    assert reply.error.reason == "Refused: a raw batch tried to leave"
+    assert reply.error.reason == "a raw batch tried to leave"
     assert [d.node for d in done] == [7, 8, 9]
+    assert log == [(n, "a raw batch tried to leave") for n in (7, 8, 9)]
 
 
 def test_push_and_pull_give_each_reply_once():

@@ -11,7 +11,7 @@ from flwr.app import Context
 from flwr.common import log
 from safetensors.numpy import save
 
-from client.state import evaluation, initial_arrays
+from client.state import buffer_names, evaluation, initial_arrays
 from client.workload import load_workload
 from scheduler.errors import BadInput
 from server.app import build_server_app
@@ -28,6 +28,7 @@ def compose(context: Context) -> Federation:
         initial=initial_arrays(workload, int(config["seed"])),
         strategy=make_strategy(str(config["strategy"])),
         num_rounds=int(config["num-rounds"]),
+        averaged=buffer_names(workload),
         evaluate=evaluation(workload),
         now_s=time.monotonic,
         on_round=report,
