@@ -87,6 +87,10 @@ def simulate(
     console = Console()
     with View(console, config).watching() as watcher:
         result = run(config, watcher)
+    if out is None:
+        folder = free_folder(
+            Path("runs"), name
+        )  # another run may have taken the first one meanwhile
     write_run(result, folder, overwrite)
     console.print(
         f"\nwrote {folder}; open {folder / 'report.html'}", soft_wrap=True, highlight=False

@@ -79,7 +79,8 @@ def energy_share(plan: KindPlan, rounds: Sequence[RoundRecord]) -> EnergyShare:
             again += joules if frame.step.operator in seen else 0.0
             seen.add(frame.step.operator)
     idle = costs.idle_w * plan.time_s
-    paging = max(0.0, plan.energy_j - first - again - idle)
+    pages = plan.page_in_bytes or plan.page_out_bytes
+    paging = max(0.0, plan.energy_j - first - again - idle) if pages else 0.0
     return EnergyShare(
         kind=plan.kind.name,
         compute_j=first * steps,

@@ -117,7 +117,9 @@ def _schedules(plans: Sequence[KindPlan]) -> str:
     """Kinds that page or recompute; when none does, the one with the least room."""
     busy = [p for p in plans if p.page_in_bytes or p.page_out_bytes or p.recomputed]
     shown = busy or [min(plans, key=lambda p: p.kind.ram_bytes)]
-    return "".join(f"<h3>{escape(p.kind.name)}</h3>{schedule_plot(p)}" for p in shown)
+    return "".join(
+        f'<h3>{escape(p.kind.name)}</h3><div class="scroll">{schedule_plot(p)}</div>' for p in shown
+    )
 
 
 def _energy_note(shares: Sequence[EnergyShare]) -> str:

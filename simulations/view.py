@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -57,6 +58,7 @@ class View:
                     on_left_out=self._on_left_out,
                     on_start=self._on_start,
                     on_reply=self._on_reply,
+                    on_failure=self._on_failure,
                     on_round=self._on_round,
                 )
             finally:
@@ -78,7 +80,8 @@ class View:
     def _on_left_out(self, left_out: LeftOut) -> None:
         kind, count = left_out.kind, plural(left_out.devices, "device")
         self._print(
-            f"[yellow]left out[/]  {kind.name} ({count}, {kind.profile_name}): {left_out.reason}"
+            f"[yellow]left out[/]  {escape(kind.name)} ({count}, {escape(kind.profile_name)}): "
+            f"{escape(left_out.reason)}"
         )
 
     def _on_start(self, fleet: Fleet) -> None:
@@ -88,11 +91,15 @@ class View:
     def _on_reply(self, _: Device) -> None:
         self._progress.advance(self._task)
 
+    def _on_failure(self, device: Device, error: BaseException) -> None:
+        said = escape(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        self._print(f"[yellow]  log of node {device.node}[/], which stays there: {said}")
+
     def _on_round(self, record: RoundRecord) -> None:
         self._last = record
         self._print(_round_line(record))
         for node, reason in record.refused:
-            self._print(f"[yellow]  refused[/]  node {node}: {reason}")
+            self._print(f"[yellow]  refused[/]  node {node}: {escape(reason)}")
         if record.round < self._config.rounds:
             self._progress.update(self._task, description=f"round {record.round + 1}")
         self._refresh()
@@ -105,9 +112,10 @@ class View:
             self._live.update(self._render())
 
     def _render(self) -> Group:
-        return Group(
-            Text(f"\n{LEGEND}", "dim"), kinds_table(self._plans, self._last), self._progress
-        )
+        if not self._plans:
+            return Group(self._progress)
+        table = kinds_table(self._plans, self._last)
+        return Group(Text(f"\n{LEGEND}", "dim"), table, self._progress)
 
 
 def _round_line(record: RoundRecord) -> str:
@@ -141,7 +149,7 @@ def kinds_table(plans: list[KindPlan], record: RoundRecord | None) -> Table:
         rounds = [d for d in record.devices if d.kind == plan.kind.name] if record else []
         done = [d for d in rounds if d.steps]
         table.add_row(
-            f"{plan.devices} × {plan.kind.name}",
+            escape(f"{plan.devices} × {plan.kind.name}"),
             human_bytes(plan.kind.ram_bytes),
             human_bytes(max(d.measured_peak_bytes for d in done)) if done else "",
             human_bytes(plan.keep_all_peak_bytes),

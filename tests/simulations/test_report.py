@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 import stat
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file
 
 from scheduler.errors import BadInput
 from simulations.folder import free_folder, write_run
+from simulations.plots import energy_share
 from simulations.report import report_html
 
 
@@ -116,3 +118,22 @@ def test_nothing_is_left_half_written(result, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_run(result, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(result, tmp_path, monkeypatch):
+    def fails(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("simulations.folder.report_html", fails)
+    with pytest.raises(BadInput, match="run cannot be written: No space left on device"):
+        write_run(result, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plots_can_be_read_on_a_phone(page):
+    assert page.count('<div class="scroll"><svg') == page.count("<svg")
+
+
+def test_a_kind_that_does_not_page_spends_nothing_on_it(result):
+    pi = energy_share(result.plans[1], result.rounds)
+    assert pi.paging_j == 0.0 < pi.compute_j

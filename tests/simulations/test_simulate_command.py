@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -63,6 +64,18 @@ def nothing_but_nan(partition):
     examples = digits.data(partition)
     return Examples(x=examples.x * float("nan"), y=examples.y)
 all_bad = dataclasses.replace(own, data=nothing_but_nan)
+def nan_test():
+    return Examples(x=digits.test().x * float("nan"), y=digits.test().y)
+unscored = dataclasses.replace(digits, test=nan_test)
+def some_raise(partition):
+    if partition == 3:
+        raise OSError("[/no] card")
+    return digits.data(partition)
+raises = dataclasses.replace(digits, data=some_raise)
+all_raise = dataclasses.replace(digits, data=lambda _: 1 / 0)
+no_targets = dataclasses.replace(
+    digits, test=lambda: Examples(x=digits.test().x, y=digits.test().y + 99)
+)
 """
 
 
@@ -76,6 +89,29 @@ def test_nan_in_an_update_is_refused_and_named(fedpoet, fleet_file):
     assert "NaN or infinite" in out
 
 
+def test_a_device_that_fails_is_told_with_its_log(fedpoet, fleet_file):
+    Path("own.py").write_text(NAN.format(bad=1))
+    code, out, _ = fedpoet(
+        "simulate", "--workload", "own.py:raises", "--rounds", 1, "--fleet", fleet_file
+    )
+    assert code == 0
+    assert "refused  node 103: BadInput on the device; its log says more" in out
+    assert "log of node 103, which stays there: BadInput: data() of workload 'digits'" in out
+    assert "OSError: [/no] card" in out
+    assert "card" not in Path("runs/raises-1/metrics.jsonl").read_text()
+
+
+def test_a_loss_that_is_no_number_is_written_as_null(fedpoet, fleet_file):
+    Path("own.py").write_text(NAN.format(bad=1))
+    code, out, err = fedpoet(
+        "simulate", "--workload", "own.py:unscored", "--rounds", 1, "--fleet", fleet_file
+    )
+    assert code == 0, err
+    assert "loss    nan" in out
+    for line in Path("runs/unscored-1/metrics.jsonl").read_text().splitlines():
+        assert json.loads(line)["loss"] is None
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -86,7 +122,14 @@ def test_nan_in_an_update_is_refused_and_named(fedpoet, fleet_file):
         (("--fleet", "unknown.toml"), 2, "named 'spoon'; known:"),
         (("--fleet", "tiny.toml"), 4, "floor"),
         (("--workload", "own.py:all_bad"), 9, "round 1 has no update to aggregate"),
+        (("--workload", "own.py:all_raise"), 2, "ended with ZeroDivisionError: division by zero"),
+        (("--workload", "own.py:no_targets"), 2, "cannot take its test examples: IndexError"),
         (("--out", "."), 2, "exists already"),
+        (("--out", "own.py", "--overwrite"), 2, "own.py is not a run folder"),
+        (("--out", "own.py/run"), 2, "own.py/run cannot be made in "),
+        (("--seed", 2**64), 2, "seed must be less than 2**63"),
+        (("--deadline-factor", "nan"), 2, "deadline factor must be more than 0, not nan"),
+        (("--time-limit", "-5"), 2, "plan time limit s must be more than 0, not -5"),
     ],
 )
 def test_bad_input_ends_with_one_line_and_its_code(fedpoet, fleet_file, arguments, code, message):
@@ -95,8 +138,9 @@ def test_bad_input_ends_with_one_line_and_its_code(fedpoet, fleet_file, argument
     Path("unknown.toml").write_text(text.replace("mkr1000", "spoon"))
     Path("own.py").write_text(NAN.format(bad=1))
     before = sorted(Path().iterdir())
-    got, _, err = fedpoet("simulate", "--workload", "digits", "--rounds", 1, *arguments)
+    got, out, err = fedpoet("simulate", "--workload", "digits", "--rounds", 1, *arguments)
     assert got == code
+    assert "recomputed" not in out or "×" in out  # no table without a row
     assert err.startswith("fedpoet: ")
     assert message in err
     assert err.count("\n") == 1

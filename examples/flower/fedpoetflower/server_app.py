@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
+from collections.abc import Mapping
 from logging import INFO
 from pathlib import Path
 
@@ -55,10 +57,10 @@ def finish(outcome: Outcome, context: Context) -> None:
         json.dumps(
             {
                 "round": r.number,
-                **r.evaluation,
+                **finite(r.evaluation),
                 "bytes_down": r.bytes_down,
                 "bytes_up": r.bytes_up,
-                "devices": list(r.metrics.values()),
+                "devices": [finite(metrics) for metrics in r.metrics.values()],
                 "refused": [[refusal.node, refusal.reason] for refusal in r.refused],
             }
         )
@@ -66,6 +68,11 @@ def finish(outcome: Outcome, context: Context) -> None:
     ]
     replace(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
     replace(out / "model.safetensors", save(dict(outcome.arrays)))
+
+
+def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN and no infinity: null stands for them."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
 def replace(path: Path, content: bytes) -> None:
