@@ -70,14 +70,15 @@ def capture(module: nn.Module, loss: Loss, wanted: tuple[str, ...], batch: Batch
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # What an operator gives from this cache shares memory otherwise than what it gives the first time.
     mode.cache_enabled = False
-    sources = [t.detach() for t in (*parameters.values(), *buffers.values(), *batch)]
-    fakes = [mode.from_tensor(t) for t in sources]
+    held = (*parameters.values(), *buffers.values())
+    fakes: list[Tensor] = [mode.from_tensor(t.detach()) for t in held]
+    fakes += _fake_batch(mode, batch)
     joint = _Joint(_shell(module), loss, tuple(parameters), tuple(buffers), wanted)
     with _explained():
         with _generators_kept(), mode:
             recorded, again = make_fx(joint)(*fakes), make_fx(joint)(*fakes)
         _require_same(recorded, again)
-        return _Reader(recorded, mode, sources, joint).read()
+        return _Reader(recorded, mode, fakes, joint).read()
 
 
 class _Joint:
@@ -113,9 +114,9 @@ class _Reader:
     """Makes the record functional and says what its sources and outputs are."""
 
     def __init__(
-        self, recorded: fx.GraphModule, mode: FakeTensorMode, sources: list[Tensor], joint: _Joint
+        self, recorded: fx.GraphModule, mode: FakeTensorMode, fakes: list[Tensor], joint: _Joint
     ) -> None:
-        self.recorded, self.mode, self.sources, self.joint = recorded, mode, sources, joint
+        self.recorded, self.mode, self.fakes, self.joint = recorded, mode, fakes, joint
 
     def read(self) -> Capture:
         joint = self.joint
@@ -149,7 +150,7 @@ class _Reader:
         run = _Values(fx.GraphModule(self.recorded, graph), garbage_collect_values=False)
         run.mode = self.mode
         with self.mode:
-            run.run(*(self.mode.from_tensor(t) for t in self.sources))
+            run.run(*self.fakes)
         return run.env
 
     def _require_own_constants(self, values: dict[fx.Node, Any]) -> None:
@@ -193,6 +194,17 @@ class _Values(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
+def _fake_batch(mode: FakeTensorMode, batch: Batch) -> list[Tensor]:
+    """The batch with memory of its own, as the executor copies them: no slice, no common tensor."""
+    for name, got in zip(("x", "y"), batch, strict=True):
+        if getattr(got, "layout", None) is not torch.strided:
+            raise Untraceable(f"{name} must be a dense tensor, not {type(got).__name__}")
+        if not all(got.stride(d) for d in range(got.dim()) if got.shape[d] > 1):
+            raise Untraceable(f"{name} repeats its memory, as expand() does; make it contiguous()")
+    with mode:
+        return [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in batch]
+
+
 def _require_same(one: fx.GraphModule, other: fx.GraphModule) -> None:
     """What the second recording changes depends on something that no graph holds."""
     targets = [n.target for n in one.graph.nodes if n.op == "get_attr"]
@@ -201,7 +213,8 @@ def _require_same(one: fx.GraphModule, other: fx.GraphModule) -> None:
     ):
         raise Untraceable(
             "the step is another one when it is done again: the model or the loss keeps something in "
-            "Python between steps; keep it in a registered buffer, or compute it before tracing"
+            "Python between steps; keep it in a registered buffer or, if it is a cache, run the model "
+            "once before tracing"
         )
 
 

@@ -17,6 +17,7 @@ from scheduler.problem import Problem
 
 from .allocator import AllocatorTrace, known_blocks, profiler_is_running
 from .memory import Memory
+from .optimizer import same_strides
 from .ownership import Ownership
 from .page_store import PageStore
 from .program import Traced, Update
@@ -154,6 +155,11 @@ class Executor:
                 raise BadInput(
                     f"{name} has shape {tuple(got.shape)} and {got.dtype}, the plan was made for "
                     f"{want.shape} and {want.dtype}: give batches of that shape or plan again"
+                )
+            if not same_strides(got, want.stride):
+                raise BadInput(
+                    f"{name} has strides {got.stride()}, traced were {want.stride}, and kernels round "
+                    "otherwise: lay every batch out alike, e.g. with contiguous()"
                 )
 
     def _resolve(self, plan: Plan) -> Iterator[Callable[[], None]]:

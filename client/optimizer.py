@@ -79,7 +79,7 @@ def as_accumulated(gradient: Tensor, parameter: Tensor) -> Tensor:
     if it is dense, else contiguous.
     """
     if torch.ops.aten.is_non_overlapping_and_dense.default(parameter):
-        if _same_strides(gradient, parameter):
+        if same_strides(gradient, parameter.stride()):
             return gradient
         return torch.empty_strided(parameter.shape, parameter.stride(), dtype=gradient.dtype).copy_(
             gradient
@@ -87,10 +87,9 @@ def as_accumulated(gradient: Tensor, parameter: Tensor) -> Tensor:
     return gradient.contiguous()
 
 
-def _same_strides(one: Tensor, other: Tensor) -> bool:
-    return all(
-        a == b for a, b, n in zip(one.stride(), other.stride(), one.shape, strict=True) if n != 1
-    )
+def same_strides(one: Tensor, stride: tuple[int, ...]) -> bool:
+    """Whether the strides that matter are these."""
+    return all(a == b for a, b, n in zip(one.stride(), stride, one.shape, strict=True) if n != 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +120,8 @@ def probe(optimizer: torch.optim.Optimizer, group: Group, name: str, parameter: 
             ) from error
         changes |= not bool((gradient == 1).all())
     layouts = {k: Layout.of(v) for k, v in state.items()}
-    if len({v.untyped_storage().data_ptr() for v in state.values()} | {value.data_ptr()}) <= len(
-        state
-    ):
+    pointers = [t.untyped_storage().data_ptr() for t in (value, *state.values()) if t.numel()]
+    if len(set(pointers)) < len(pointers):
         raise Untraceable(f"{type(optimizer).__name__} keeps state of {name} that shares memory")
     return Probe(state=layouts, changes_gradient=changes)
 

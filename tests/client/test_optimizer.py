@@ -50,6 +50,19 @@ def test_state_is_found_by_stepping():
     assert not optimizer.state
 
 
+def test_a_parameter_without_elements(tmp_path):
+    class Empty(Mlp):
+        def __init__(self):
+            super().__init__()
+            self.extra = torch.nn.Parameter(torch.empty(0))
+
+        def forward(self, x):
+            return super().forward(x) + self.extra.sum()
+
+    twin = Twin.of(Empty, torch.optim.Adam)
+    require_same(twin.plainly(), twin.by_plan(twin.keep_all(), tmp_path))
+
+
 def test_groups_keep_their_own_options(tmp_path):
     def build(parameters):
         first, *rest = list(parameters)

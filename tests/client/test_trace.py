@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from client.allocator import AllocatorTrace
+from client.measure import with_workspace
 from client.program import Computation
 from client.trace import trace
 from scheduler import Kind, Phase, keep_all, replay
@@ -151,6 +152,22 @@ def test_tracing_holds_no_training_sized_memory():
     twin = Twin(module=module, build=torch.optim.Adam, batches=[], traced=found)
     peak = replay(keep_all(twin.problem()), twin.problem()).peak_bytes
     assert watched.usage.peak_bytes < 8 * 256 * 257 * 4 < peak / 4
+
+
+def test_a_slice_of_the_data_set_is_a_batch_only():
+    module = Mlp()
+    x, y = torch.zeros(100, 12), torch.zeros(100, dtype=torch.int64)
+    found = trace(module, LOSS, torch.optim.Adam(module.parameters()), (x[6:12], y[6:12]))
+    sizes = {t.name: t.size_bytes for t in found.graph.tensors if t.kind is Kind.INPUT}
+    assert sizes == {"x": 6 * 12 * 4, "y": 6 * 8}
+
+
+def test_an_autoencoder_is_given_its_input_as_y():
+    module, x = nn.Linear(6, 6), torch.zeros(4, 6)
+    optimizer = torch.optim.Adam(module.parameters())
+    found = trace(module, nn.functional.mse_loss, optimizer, (x, x))
+    found = with_workspace(found, module, optimizer)
+    assert sum(t.kind is Kind.INPUT for t in found.graph.tensors) == 2
 
 
 def test_two_traces_are_the_same():

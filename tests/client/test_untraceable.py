@@ -231,6 +231,21 @@ def test_optimizers(build, says):
     assert says in one_line(raised)
 
 
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        (((X, X), Y), "x must be a dense tensor, not tuple"),
+        ((X, [0, 1, 2, 3]), "y must be a dense tensor, not list"),
+        ((X[:1].expand(4, 6), Y), "contiguous"),
+    ],
+)
+def test_batches(batch, says):
+    module = nn.Linear(6, 6)
+    with pytest.raises(Untraceable) as raised:
+        trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), batch)
+    assert says in one_line(raised)
+
+
 def test_gradient_hooks():
     module = nn.Linear(6, 6)
     module.weight.register_hook(lambda g: g * 2)
