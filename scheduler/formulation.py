@@ -70,6 +70,22 @@ def formulate(
     return form
 
 
+def forbid_dear_moves(form: Formulation, most_j: float) -> None:
+    """Rule out every rerun, and every round trip to the page store, that costs more than this."""
+    graph, costs = form.problem.graph, form.problem.costs
+    dear: list[Term] = []
+    for term, slot in zip(form.run, form.timeline.slots, strict=True):
+        if costs.total_j(costs.operators[slot.operator]) > most_j:
+            dear.append(term)
+    for k, terms in enumerate(form.page_in):
+        there = 0.0 if graph.is_persistent(k) else costs.total_j(costs.page_out[k])
+        if there + costs.total_j(costs.page_in[k]) > most_j:
+            dear.extend(terms)
+    for term in dear:
+        if not isinstance(term, int):
+            term.upBound = 0
+
+
 def energy_of(problem: Problem, objective: float) -> float:
     """Joules of a plan with this value of the objective."""
     once_j = problem.compute_once.energy_j

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from .decode import decode
 from .encode import encode
 from .errors import Infeasible, InvalidPlan, NoPlanInTime
 from .floor import floor
-from .formulation import energy_of, formulate
+from .formulation import energy_of, forbid_dear_moves, formulate
 from .greedy import greedy
 from .plan import Plan, Solution, Status
 from .problem import Cost, Problem
@@ -24,6 +25,10 @@ from .timeline import Scope, slots_of
 FULL_SCOPE_OPERATORS = 40
 # The share of the time limit that may go into the bound when the program is not complete.
 RELAXATION_SHARE = 0.25
+# The first solve of such a program: its share of the time that is left, and how much a single move may
+# cost, relative to the overhead that the bound says no plan can avoid.
+FIRST_SOLVE_SHARE = 0.85
+DEAR_SHARE = 1.5
 
 
 def solve(
@@ -107,20 +112,38 @@ class _Solver:
     clock: Callable[[], float]
     end_s: float
 
+    @property
+    def _scope(self) -> Scope:
+        small = len(self.problem.graph.operators) <= FULL_SCOPE_OPERATORS
+        return Scope.FULL if small else Scope.FORWARD
+
     def improve(self, best: Plan | None) -> tuple[Plan, float]:
         """Solve the program; the best plan known and a proven lower bound on the energy of any."""
-        full = len(self.problem.graph.operators) <= FULL_SCOPE_OPERATORS
-        scope = Scope.FULL if full else Scope.FORWARD
-        # A program that does not offer every rerun proves nothing about plans that use the others.
-        relaxation = None if full else self._relaxation()
-        outcome, found = self._solve_within(self.problem, scope, best)
-        candidates = [plan for plan in (found, best) if plan is not None]
-        plan = _cheapest(self.problem, candidates)
+        bound = None
+        if self._scope is not Scope.FULL:
+            # A program that does not offer every rerun proves nothing about plans that use the others.
+            bound = self._relaxation()
+            if bound is not None:
+                best = self._without_dear_moves(best, bound)
+        outcome, found = self._solve_within(self.problem, best)
+        if self._scope is Scope.FULL:
+            bound = outcome.bound
+        plan = _cheapest(self.problem, filter(None, (found, best)))
         if plan is None:
-            raise self._failure(outcome, scope)
-        bound = outcome.bound if full else relaxation
+            raise self._failure(outcome)
         once_j = self.problem.compute_once.energy_j
         return plan, once_j if bound is None else max(once_j, energy_of(self.problem, bound))
+
+    def _without_dear_moves(self, best: Plan | None, bound: float) -> Plan | None:
+        """A first solve in which no single move costs much beside the bound's whole overhead.
+
+        Plans near the bound consist of such moves, and the program that offers nothing else is much
+        easier. `best` comes back if that finds nothing better.
+        """
+        once_j = self.problem.compute_once.energy_j
+        dearest_j = DEAR_SHARE * (energy_of(self.problem, bound) - once_j)
+        _, found = self._solve_within(self.problem, None, dearest_j, FIRST_SOLVE_SHARE)
+        return _cheapest(self.problem, filter(None, (found, best)))
 
     def _relaxation(self) -> float | None:
         """A bound on every plan: the program with all reruns, without whole numbers."""
@@ -135,10 +158,14 @@ class _Solver:
         return outcome.bound
 
     def _solve_within(
-        self, problem: Problem, scope: Scope, best: Plan | None
+        self,
+        problem: Problem,
+        best: Plan | None,
+        dearest_j: float = math.inf,
+        time_share: float = 1.0,
     ) -> tuple[Outcome, Plan | None]:
         """Solve, and again with a slightly smaller budget if the solver's tolerance let RAM slip over."""
-        outcome, plan = self._solve_once(problem, scope, best)
+        outcome, plan = self._solve_once(problem, best, dearest_j, time_share)
         if plan is None:
             return outcome, None
         excess = replay(plan, self.problem).peak_bytes - self.problem.budget.ram_bytes
@@ -146,17 +173,22 @@ class _Solver:
             check(plan, self.problem)
             return outcome, plan
         tighter = replace(problem.budget, ram_bytes=problem.budget.ram_bytes - excess)
-        _, plan = self._solve_within(replace(problem, budget=tighter), scope, None)
+        _, plan = self._solve_within(replace(problem, budget=tighter), None, dearest_j, time_share)
         return outcome, plan
 
     def _solve_once(
-        self, problem: Problem, scope: Scope, best: Plan | None
+        self,
+        problem: Problem,
+        best: Plan | None,
+        dearest_j: float,
+        time_share: float,
     ) -> tuple[Outcome, Plan | None]:
-        form = formulate(problem, scope, also=slots_of(best) if best else frozenset())
+        form = formulate(problem, self._scope, also=slots_of(best) if best else frozenset())
+        forbid_dear_moves(form, dearest_j)
         outcome = self.backend.run(
             form.model,
             start=encode(form, best) if best else None,
-            time_limit_s=self._left_s(),
+            time_limit_s=self._left_s() * time_share,
             gap=self.gap,
         )
         if outcome.verdict in (Verdict.OPTIMAL, Verdict.FEASIBLE):
@@ -166,14 +198,14 @@ class _Solver:
     def _left_s(self) -> float:
         return max(self.end_s - self.clock(), 0.1)
 
-    def _failure(self, outcome: Outcome, scope: Scope) -> Exception:
+    def _failure(self, outcome: Outcome) -> Exception:
         if outcome.verdict is not Verdict.INFEASIBLE:
             return NoPlanInTime(
                 "the time limit ended before a plan was found: give more time, RAM or deadline"
             )
         floors = floor(self.problem)
         budget = self.problem.budget
-        fastest = self._least_time(scope) if budget.time_s is not None else None
+        fastest = self._least_time() if budget.time_s is not None else None
         if fastest is None:
             return Infeasible(
                 f"no plan fits {budget.ram_bytes} bytes of RAM: the floor of {floors.ram_bytes} bytes "
@@ -191,9 +223,9 @@ class _Solver:
             least_time_s=fastest,
         )
 
-    def _least_time(self, scope: Scope) -> float | None:
+    def _least_time(self) -> float | None:
         relaxed = replace(self.problem, budget=replace(self.problem.budget, time_s=None))
-        form = formulate(relaxed, scope, minimize_time=True)
+        form = formulate(relaxed, self._scope, minimize_time=True)
         outcome = self.backend.run(form.model, start=None, time_limit_s=self._left_s(), gap=1e-6)
         if outcome.verdict not in (Verdict.OPTIMAL, Verdict.FEASIBLE):
             return None
