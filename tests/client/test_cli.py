@@ -197,4 +197,4 @@ def test_no_space_left_for_the_page_store(tmp_path: Path) -> None:
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert_one_line(Done(done.returncode, done.stdout, done.stderr), 8, "no space left", "raise")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("fedpoet-*")) == []  # torch makes a folder of its own
