@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from scheduler import DeviceProfile
+from scheduler.errors import BadInput
 
 from .state import score
 from .trainer import Prepared, TrainReport, prepare, train
@@ -42,8 +43,14 @@ def train_locally(
 
     Raises what `prepare` and `train` raise. torch's global generator is left as it was.
     """
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"seed must be 0 or more and less than 2**63, not {seed}")
     examples = workload.examples(partition)
     size = workload.batch_size
+    if len(examples) < size:
+        raise BadInput(
+            f"partition {partition} has {len(examples)} examples, fewer than a batch of {size}"
+        )
     total = workload.local_epochs * (len(examples) // size)
 
     def stepped(done: int, loss: float) -> None:

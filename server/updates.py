@@ -27,7 +27,8 @@ def check_arrays(arrays: Arrays, reference: Arrays) -> None:
             raise BadUpdate(f"array {name!r} is {_form(got)}; the model has {_form(want)}")
         if bad := np.count_nonzero(~np.isfinite(got)):
             raise BadUpdate(
-                f"array {name!r} has {bad} of {got.size} values that are NaN or infinite"
+                f"array {name!r} has {bad} of {got.size} values that are NaN or infinite; "
+                "a smaller learning rate may help"
             )
 
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from client.local import train_locally
 from client.state import buffer_names, get_arrays, initial_arrays, score, set_arrays
 from client.workload import Examples, load_workload, with_training
 from client.workloads import watch
+from scheduler import load_device
 from scheduler.errors import BadFile, BadInput, UnknownName
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_workload.py"
@@ -217,3 +219,11 @@ def test_buffers_are_told_from_parameters():
     workload = dataclasses.replace(load_workload("digits"), model=Tied)
     names = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
     assert buffer_names(workload) == names
+
+
+def test_a_partition_smaller_than_a_batch_is_named():
+    digits = with_training(load_workload("digits"), batch_size=500, local_epochs=None)
+    with pytest.raises(BadInput, match="partition 1 has 84 examples, fewer than a batch of 500"):
+        train_locally(digits, load_device("raspberry-pi-4b"), partition=1)
+    with pytest.raises(BadInput, match="seed must be 0 or more and less than"):
+        train_locally(digits, load_device("raspberry-pi-4b"), seed=2**64)
