@@ -107,12 +107,13 @@ def train(
 ) -> None:
     """Train a workload on this machine by its plan, within a RAM budget."""
     import torch
-    from safetensors.torch import save
+    from safetensors.numpy import save
 
     from protos.files import require_target, write_atomically
     from scheduler import load_device
 
     from .local import train_locally
+    from .state import get_arrays
     from .workload import load_workload, with_training
 
     if out is not None:
@@ -132,7 +133,7 @@ def train(
             on_step=advance,
         )
     if out is not None:
-        write_atomically(out, save(outcome.model.state_dict()))
+        write_atomically(out, save(get_arrays(outcome.model)))
     report = outcome.report
     _show(outcome.prepared.solution, outcome.prepared.problem)
     _print_rows(
@@ -217,9 +218,10 @@ def _problem(
     from scheduler import load_device
 
     from .trainer import pose
-    from .workload import load_workload
+    from .workload import load_workload, with_training
 
-    return pose(load_workload(str(workload)), load_device(device), batch_size=batch_size).problem
+    chosen = with_training(load_workload(str(workload)), batch_size=batch_size, local_epochs=None)
+    return pose(chosen, load_device(device)).problem
 
 
 def _with_budget(problem: Problem, ram: str | None, deadline_factor: float | None) -> Problem:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from scheduler import DeviceProfile
 from scheduler.errors import BadInput
 
 from .state import score
-from .trainer import Prepared, TrainReport, prepare, train
+from .trainer import Prepared, TrainReport, planned, pose, train
 from .workload import Workload, batches
 
 
@@ -45,13 +46,16 @@ def train_locally(
     """
     if not 0 <= seed < 2**63:
         raise BadInput(f"seed must be 0 or more and less than 2**63, not {seed}")
-    examples = workload.examples(partition)
-    size = workload.batch_size
-    if len(examples) < size:
-        raise BadInput(
-            f"partition {partition} has {len(examples)} examples, fewer than a batch of {size}"
-        )
-    total = workload.local_epochs * (len(examples) // size)
+    posed = pose(
+        workload,
+        device,
+        partition=partition,
+        ram_bytes=ram_bytes,
+        deadline_factor=deadline_factor,
+    )
+    prepared = planned(posed, time_limit_s=time_limit_s)
+    examples = workload.training_examples(partition)
+    total = workload.local_epochs * (len(examples) // workload.batch_size)
 
     def stepped(done: int, loss: float) -> None:
         if on_step is not None:
@@ -65,24 +69,27 @@ def train_locally(
         model = workload.model()
         model.train()
         optimizer = workload.optimizer(model.parameters())
-        prepared = prepare(
-            model,
-            workload.loss,
-            optimizer,
-            (examples.x[:size], examples.y[:size]),
-            device=device,
-            ram_bytes=ram_bytes,
-            deadline_factor=deadline_factor,
-            time_limit_s=time_limit_s,
-        )
-        order = np.random.default_rng(seed)
-        report = train(
-            prepared,
-            model,
-            optimizer,
-            batches(examples, size, workload.local_epochs, order),
-            Path(folder) / "store.pages",
-            stepped,
-        )
+        with _explained():
+            report = train(
+                prepared,
+                model,
+                optimizer,
+                batches(examples, workload, np.random.default_rng(seed)),
+                Path(folder) / "store.pages",
+                stepped,
+            )
         scores = score(workload, model, workload.test())
     return LocalOutcome(model=model, prepared=prepared, report=report, scores=scores)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """What torch says of data it cannot train on, as one line."""
+    try:
+        yield
+    except (IndexError, RuntimeError, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise BadInput(
+            f"a training step failed: {type(error).__name__}: {line}; check the workload's data "
+            "(targets within range?) and model"
+        ) from error

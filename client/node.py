@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from scheduler import DeviceProfile, Plan, load_device
-from scheduler.errors import BadInput, InvalidPlan
+from scheduler.errors import InvalidPlan
 
 from .outbox import Update, manifest, seal
 from .state import Arrays, get_arrays, set_arrays
-from .trainer import Prepared, TrainReport, prepare, train
+from .trainer import Prepared, TrainReport, planned, pose, train
 from .workload import Examples, Workload, batches, load_workload, with_training
 
 # Long enough to end with a proof: a plan cut short depends on the speed of the machine.
@@ -90,7 +90,7 @@ class Node:
     def train(self, arrays: Arrays, round_number: int, known: Plan | None = None) -> Update:
         """Train the model given as arrays for the local epochs and seal what came of it."""
         prepared = self.prepare(known)
-        examples = self.workload.examples(self.settings.partition)
+        examples = self.workload.training_examples(self.settings.partition)
         with torch.random.fork_rng(devices=[]):
             order, torch_seed = _generators(self.settings, round_number)
             torch.manual_seed(torch_seed)
@@ -106,9 +106,7 @@ class Node:
                     prepared,
                     model,
                     optimizer,
-                    batches(
-                        examples, self._batch_size(examples), self.workload.local_epochs, order
-                    ),
+                    batches(examples, self.workload, order),
                     Path(folder) / "store.pages",
                 )
         return seal(get_arrays(model), self._metrics(report, examples), allowed)
@@ -122,35 +120,14 @@ class Node:
         return self._solve(None)
 
     def _solve(self, plan: Plan | None) -> Prepared:
-        with torch.random.fork_rng(devices=[]):
-            model = self.workload.model()
-            model.train()
-            return prepare(
-                model,
-                self.workload.loss,
-                self.workload.optimizer(model.parameters()),
-                self._sample(),
-                device=self.profile,
-                ram_bytes=self.settings.ram_bytes,
-                deadline_factor=self.settings.deadline_factor,
-                time_limit_s=self.settings.plan_time_limit_s,
-                plan=plan,
-            )
-
-    def _sample(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch of zeros of the shape and type that all batches have."""
-        examples = self.workload.examples(self.settings.partition)
-        size = self._batch_size(examples)
-        return torch.zeros_like(examples.x[:size]), torch.zeros_like(examples.y[:size])
-
-    def _batch_size(self, examples: Examples) -> int:
-        size = self.workload.batch_size
-        if len(examples) < size:
-            raise BadInput(
-                f"partition {self.settings.partition} has {len(examples)} examples, "
-                f"fewer than a batch of {size}"
-            )
-        return size
+        posed = pose(
+            self.workload,
+            self.profile,
+            partition=self.settings.partition,
+            ram_bytes=self.settings.ram_bytes,
+            deadline_factor=self.settings.deadline_factor,
+        )
+        return planned(posed, time_limit_s=self.settings.plan_time_limit_s, plan=plan)
 
     def _metrics(self, report: TrainReport, examples: Examples) -> dict[str, int | float]:
         return {

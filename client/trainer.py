@@ -32,7 +32,7 @@ from .memory import undo_bytes
 from .page_store import PageStore
 from .program import Traced
 from .trace import trace
-from .workload import Workload, with_training
+from .workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,25 +78,21 @@ def pose(
     workload: Workload,
     device: DeviceProfile,
     *,
-    batch_size: int | None = None,
+    partition: int = 0,
     ram_bytes: int | None = None,
     deadline_factor: float | None = None,
 ) -> Posed:
     """The problem of training a workload on a device; torch's generator stays as it is."""
-    workload = with_training(workload, batch_size=batch_size, local_epochs=None)
-    examples = workload.examples(0)
-    size = workload.batch_size
-    if len(examples) < size:
-        raise BadInput(f"partition 0 has {len(examples)} examples, fewer than a batch of {size}")
+    examples = workload.training_examples(partition)
+    batch = (examples.x[: workload.batch_size], examples.y[: workload.batch_size])
     with torch.random.fork_rng(devices=[]):
         module = workload.model()
         module.train()
-        optimizer = workload.optimizer(module.parameters())
         return pose_step(
             module,
             workload.loss,
-            optimizer,
-            (examples.x[:size], examples.y[:size]),
+            workload.optimizer(module.parameters()),
+            batch,
             device=device,
             ram_bytes=ram_bytes,
             deadline_factor=deadline_factor,
@@ -157,6 +153,11 @@ def prepare(
         ram_bytes=ram_bytes,
         deadline_factor=deadline_factor,
     )
+    return planned(posed, time_limit_s=time_limit_s, plan=plan)
+
+
+def planned(posed: Posed, *, time_limit_s: float, plan: Plan | None = None) -> Prepared:
+    """Solve a posed step, or check a plan that is known. Raises what `prepare` raises."""
     if plan is None:
         solution = solve(posed.problem, time_limit_s=time_limit_s)
     else:

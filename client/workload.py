@@ -85,6 +85,16 @@ class Workload:
             )
         return self.data(partition)
 
+    def training_examples(self, partition: int) -> Examples:
+        """Examples of a partition. Raises BadInput when they do not make a whole batch."""
+        examples = self.examples(partition)
+        if len(examples) < self.batch_size:
+            raise BadInput(
+                f"partition {partition} has {len(examples)} examples, "
+                f"fewer than a batch of {self.batch_size}"
+            )
+        return examples
+
 
 def load_workload(spec: str) -> Workload:
     """The workload named by `watch`, `digits` or `path.py:name`.
@@ -150,13 +160,13 @@ def with_training(
 
 
 def batches(
-    examples: Examples, size: int, epochs: int, order: np.random.Generator
+    examples: Examples, workload: Workload, order: np.random.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Whole batches, in a new order each epoch; what is left over waits for the next order."""
-    for _ in range(epochs):
+    """Whole batches for the local epochs, in a new order each; what is left over waits for the next."""
+    for _ in range(workload.local_epochs):
         positions = torch.from_numpy(order.permutation(len(examples)))
-        for chosen in torch.split(positions, size):
-            if len(chosen) == size:
+        for chosen in torch.split(positions, workload.batch_size):
+            if len(chosen) == workload.batch_size:
                 yield examples.x[chosen], examples.y[chosen]
 
 

@@ -16,6 +16,6 @@ def parse_bytes(text: str) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]i?)?b?\s*", text.lower())
     size = int(float(match[1]) * _FACTORS[match[2] or ""]) if match else 0
-    if size < 1:
+    if not 1 <= size < 2**63:
         raise BadInput(f"{text!r} is not a size: write for example 737719, 200KB or 256KiB")
     return size

@@ -14,6 +14,7 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from protos.files import read_plan, read_problem, write_problem
 from scheduler import check, replay
@@ -172,6 +173,26 @@ class Peeks(torch.nn.Module):
 own = dataclasses.replace(load_workload("digits"), model=Peeks)
 """
 
+ODD = """
+import dataclasses
+import torch
+from client.workload import Examples, load_workload
+
+digits = load_workload("digits")
+
+def shifted(partition):
+    examples = digits.data(partition)
+    return Examples(x=examples.x, y=examples.y + 5)
+
+def shared():
+    first, second = torch.nn.Linear(64, 64), torch.nn.Linear(64, 64)
+    second.weight = first.weight
+    return torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.Linear(64, 10))
+
+beyond = dataclasses.replace(digits, data=shifted)
+tied = dataclasses.replace(digits, model=shared)
+"""
+
 
 def test_a_model_that_cannot_be_traced(tmp_path: Path) -> None:
     file, model = tmp_path / "own.py", tmp_path / "model.safetensors"
@@ -179,6 +200,24 @@ def test_a_model_that_cannot_be_traced(tmp_path: Path) -> None:
     done = fedpoet("train", "--workload", f"{file}:own", "--out", model)
     assert_one_line(done, 3, "depends on data", "torch.where")
     assert not model.exists()
+
+
+def test_targets_out_of_range_and_shared_weights(tmp_path: Path) -> None:
+    file, model = tmp_path / "own.py", tmp_path / "model.safetensors"
+    file.write_text(ODD)
+    assert_one_line(fedpoet("train", "--workload", f"{file}:beyond"), 2, "out of bounds", "targets")
+    done = fedpoet(
+        *("train", "--workload", f"{file}:tied", "--epochs", "1", "--ram", "1MB", "--out", model)
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(load_file(model)) == {
+        "0.weight",
+        "0.bias",
+        "2.weight",
+        "2.bias",
+        "3.weight",
+        "3.bias",
+    }
 
 
 def test_no_space_left_for_the_page_store(tmp_path: Path) -> None:

@@ -176,10 +176,10 @@ def test_a_workload_poses_a_problem():
     generator = torch.get_rng_state()
     posed = pose(workload(examples), DEVICE)
     assert torch.equal(torch.get_rng_state(), generator)
-    double = pose(workload(examples), DEVICE, batch_size=8, ram_bytes=10**6)
+    double = pose(replace(workload(examples), batch_size=8), DEVICE, ram_bytes=10**6)
     assert double.problem.budget.ram_bytes == 10**6
     x = next(t for t in double.problem.graph.tensors if t.name == "x")
     assert x.size_bytes == 8 * 12 * 4
     assert posed.problem.graph.digest != double.problem.graph.digest
     with pytest.raises(BadInput, match="fewer than a batch of 9"):
-        pose(workload(examples), DEVICE, batch_size=9)
+        pose(replace(workload(examples), batch_size=9), DEVICE)
