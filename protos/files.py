@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,16 +127,13 @@ def require_target(path: Path) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the target and rename, so that no reader ever sees half a file."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise BadFile(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with draft.open("xb") as file:
             file.write(data)
-        Path(temporary).replace(path)
+        draft.replace(path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise BadFile(f"cannot write {path}: {error.strerror}") from error
 
 

@@ -142,3 +142,9 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text("{")
     with pytest.raises(BadFile, match="is not JSON"):
         read_plan(tmp_path / "text.json")
+
+
+def test_a_file_written_has_the_mode_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    write_plan(keep_all(training_step()), tmp_path / "plan.json")
+    assert (tmp_path / "plan.json").stat().st_mode == (tmp_path / "any").stat().st_mode

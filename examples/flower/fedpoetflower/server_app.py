@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from client.state import buffer_names, evaluation, initial_arrays
 from client.workload import load_workload
+from protos.files import write_atomically
 from scheduler.errors import BadInput
 from server.app import build_server_app
 from server.cohort import Quorum
@@ -66,19 +67,13 @@ def finish(outcome: Outcome, context: Context) -> None:
         )
         for r in outcome.rounds
     ]
-    replace(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
-    replace(out / "model.safetensors", save(dict(outcome.arrays)))
+    write_atomically(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
+    write_atomically(out / "model.safetensors", save(dict(outcome.arrays)))
 
 
 def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
     """JSON has no NaN and no infinity: null stands for them."""
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-
-
-def replace(path: Path, content: bytes) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_bytes(content)
-    draft.replace(path)
 
 
 def out_folder(context: Context) -> Path:
