@@ -13,8 +13,8 @@ import torch
 from scheduler import DeviceProfile, Plan, load_device
 from scheduler.errors import InvalidPlan
 
-from .outbox import Update, manifest, seal
-from .state import Arrays, get_arrays, set_arrays
+from .outbox import Arrays, Update, manifest, seal
+from .state import get_arrays, set_arrays
 from .trainer import Prepared, TrainReport, planned, pose, train
 from .workload import Examples, Workload, batches, load_workload, with_training
 
@@ -87,9 +87,9 @@ class Node:
             self._cache[key] = self._prepare(known)
         return self._cache[key]
 
-    def train(self, arrays: Arrays, round_number: int, known: Plan | None = None) -> Update:
+    def train(self, arrays: Arrays, round_number: int) -> Update:
         """Train the model given as arrays for the local epochs and seal what came of it."""
-        prepared = self.prepare(known)
+        prepared = self.prepare()
         examples = self.workload.training_examples(self.settings.partition)
         with torch.random.fork_rng(devices=[]):
             order, torch_seed = _generators(self.settings, round_number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from scheduler.errors import BadInput
 
+from .outbox import Arrays
 from .workload import Examples, Workload
-
-Arrays = Mapping[str, NDArray[np.generic]]
 
 EVALUATION_BATCH = 256
 

@@ -19,7 +19,7 @@ def page_all(problem: Problem) -> Plan:
     """Between operators nothing pageable stays in RAM: the least RAM when everything is pageable."""
     graph = problem.graph
     pageable = [t.pageable for t in graph.tensors]
-    paged = tuple(t.id for t in graph.tensors if graph.is_persistent(t.id) and t.pageable)
+    paged = graph.may_live_paged
     # A tensor is worth a page copy as long as an operator, or the end of the step, still reads it.
     last_use = [max(users, default=-1) for users in graph.users]
     for k in graph.results:

@@ -7,7 +7,6 @@ import pulp
 from .formulation import Formulation, Term
 from .liveness import with_frees
 from .plan import Compute, PageIn, PageOut, Plan, Step
-from .timeline import is_source
 
 
 def decode(form: Formulation) -> Plan:
@@ -15,7 +14,7 @@ def decode(form: Formulation) -> Plan:
     graph = form.problem.graph
     tensors = range(len(graph.tensors))
     steps: list[Step] = [
-        PageOut(k) for k in tensors if is_source(graph, k) and _chosen(form.page_out[k][0])
+        PageOut(k) for k in tensors if graph.is_source(k) and _chosen(form.page_out[k][0])
     ]
     event = [0] * len(graph.tensors)
     for slot, place in enumerate(form.timeline.slots):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .graph import SOURCES
+from .graph import Kind
 from .problem import Problem
 
 
@@ -25,7 +25,7 @@ def floor(problem: Problem) -> Floor:
     graph = problem.graph
     size = [t.size_bytes for t in graph.tensors]
     pinned = {t.id for t in graph.tensors if not t.pageable and graph.is_persistent(t.id)}
-    inputs = {t.id for t in graph.tensors if t.kind in SOURCES and not graph.is_persistent(t.id)}
+    inputs = {t.id for t in graph.tensors if t.kind is Kind.INPUT}
 
     def held(tensors: set[int]) -> int:
         return sum(size[k] for k in tensors | pinned)

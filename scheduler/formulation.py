@@ -19,7 +19,7 @@ import pulp
 
 from .graph import Graph
 from .problem import Problem
-from .timeline import Scope, Slot, Timeline, is_source, timeline
+from .timeline import Scope, Slot, Timeline, timeline
 
 Term: TypeAlias = pulp.LpVariable | int
 
@@ -134,7 +134,7 @@ def _share(model: pulp.LpProblem, name: str) -> pulp.LpVariable:
 def _keep(model: pulp.LpProblem, graph: Graph, line: Timeline, k: int) -> tuple[Term, ...]:
     """One term per gap between events, before the first and after the last included."""
     count = len(line.events[k])
-    first: Term = _share(model, f"S_{k}_0") if is_source(graph, k) else 0
+    first: Term = _share(model, f"S_{k}_0") if graph.is_source(k) else 0
     between = [_share(model, f"S_{k}_{e}") for e in range(1, count)]
     last: list[Term] = (
         [_share(model, f"S_{k}_{count}") if _needed_at_end(graph, k) else 0] if count else []
@@ -244,7 +244,7 @@ def homes(form: Formulation) -> Iterable[pulp.LpConstraint]:
     graph = form.problem.graph
     for k in range(len(graph.tensors)):
         home = form.home[k]
-        if is_source(graph, k):
+        if graph.is_source(k):
             # Resident at the start, paged out at the start: both need RAM as its home.
             yield from _row([(form.keep[k][0], 1.0), (home, -1.0)], 0.0)
             yield from _row([(form.page_out[k][0], 1.0), (home, -1.0)], 0.0)
@@ -268,7 +268,7 @@ def ram(form: Formulation) -> Iterable[pulp.LpConstraint]:
     size = [t.size_bytes / scale for t in graph.tensors]
     limit = budget / scale
     tensors = range(len(graph.tensors))
-    yield from _row([(form.home[k], size[k]) for k in tensors if is_source(graph, k)], limit)
+    yield from _row([(form.home[k], size[k]) for k in tensors if graph.is_source(k)], limit)
     gap = [0] * len(graph.tensors)
     for slot, place in enumerate(form.timeline.slots):
         op = graph.operators[place.operator]

@@ -118,6 +118,15 @@ class Graph:
         """Whether the tensor outlives the step."""
         return self.tensors[tensor].kind in PERSISTENT
 
+    def is_source(self, tensor: int) -> bool:
+        """Whether the tensor exists before the step."""
+        return self.tensors[tensor].kind in SOURCES
+
+    @cached_property
+    def may_live_paged(self) -> tuple[int, ...]:
+        """Tensors that may live in the page store between steps: persistent and pageable."""
+        return tuple(t.id for t in self.tensors if self.is_persistent(t.id) and t.pageable)
+
     def need_bytes(self, operator: int) -> int:
         """Bytes resident while the operator runs with nothing else in RAM."""
         op = self.operators[operator]

@@ -8,7 +8,7 @@ from .graph import Graph
 from .liveness import with_frees
 from .plan import Compute, PageIn, PageOut, Plan, Step
 from .problem import Problem
-from .replay import resident_at_start
+from .replay import resident_at_end, resident_at_start
 
 # Bringing back what was given up may need more to be given up: past this many steps per operator the
 # budget is too tight for this way of planning.
@@ -88,10 +88,8 @@ class _Walk:
 
     def finish(self) -> None:
         """Bring back what has to be resident when the step ends."""
-        graph = self.graph
-        self.stage = len(graph.operators)
-        wanted = {t.id for t in graph.tensors if graph.is_persistent(t.id)} - self.paged
-        wanted.update(graph.results)
+        self.stage = len(self.graph.operators)
+        wanted = resident_at_end(self.graph, tuple(self.paged))
         for k in sorted(wanted - self.resident):
             self._bring(k, frozenset(wanted))
 

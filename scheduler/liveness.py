@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .graph import Graph
 from .plan import Compute, Free, PageIn, PageOut, Step
-from .replay import resident_at_start
+from .replay import resident_at_end, resident_at_start
 
 
 def with_frees(
@@ -18,9 +18,7 @@ def with_frees(
     PageIn, or with the Compute of the tensor, and ends before the next one of the same tensor.
     """
     moves = tuple(steps)
-    paged = set(paged_at_start)
-    needed = {t.id for t in graph.tensors if graph.is_persistent(t.id) and t.id not in paged}
-    needed.update(graph.results)
+    needed = resident_at_end(graph, paged_at_start)
     dying: list[list[int]] = [[] for _ in moves]
     for position in range(len(moves) - 1, -1, -1):
         begins, uses = _begins_and_uses(graph, moves[position])

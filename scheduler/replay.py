@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .graph import SOURCES, Graph
+from .graph import Graph
 from .plan import Compute, Free, PageIn, PageOut, Plan, Step
 from .problem import Cost, Problem
 
@@ -37,8 +37,13 @@ class Replay:
 
 def resident_at_start(graph: Graph, paged_at_start: tuple[int, ...]) -> set[int]:
     """Tensors in RAM when a step begins: the batch, and the persistent tensors that live in RAM."""
-    paged = set(paged_at_start)
-    return {t.id for t in graph.tensors if t.kind in SOURCES and t.id not in paged}
+    return {t.id for t in graph.tensors if graph.is_source(t.id)}.difference(paged_at_start)
+
+
+def resident_at_end(graph: Graph, paged_at_start: tuple[int, ...]) -> set[int]:
+    """Tensors in RAM when a step ends: the results, and the persistent tensors that live in RAM."""
+    persistent = {t.id for t in graph.tensors if graph.is_persistent(t.id)}
+    return persistent.difference(paged_at_start).union(graph.results)
 
 
 def replay(plan: Plan, problem: Problem) -> Replay:

@@ -80,11 +80,9 @@ def _require_floor(problem: Problem) -> None:
 
 def _known_plans(problem: Problem) -> Iterable[Plan]:
     """Plans that need no solver."""
-    graph = problem.graph
-    everything = tuple(t.id for t in graph.tensors if graph.is_persistent(t.id) and t.pageable)
     yield keep_all(problem)
     yield page_all(problem)
-    for paged_at_start in dict.fromkeys(((), everything)):
+    for paged_at_start in dict.fromkeys(((), problem.graph.may_live_paged)):
         plan = greedy(problem, paged_at_start)
         if plan is not None:
             yield plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .graph import SOURCES, Graph, Phase
+from .graph import Graph, Phase
 from .plan import Compute, Plan
 
 
@@ -87,8 +87,3 @@ def _useful_until(graph: Graph) -> list[int]:
                 reach = until[user] if graph.operators[user].recomputable else user
                 until[op.id] = max(until[op.id], user, reach)
     return until
-
-
-def is_source(graph: Graph, tensor: int) -> bool:
-    """Whether the tensor exists before the step."""
-    return graph.tensors[tensor].kind in SOURCES
