@@ -73,6 +73,7 @@ def cost_table(graph: Graph, device: DeviceProfile) -> CostTable:
         page_in=link(device.page_in),
         page_out=link(device.page_out),
         idle_w=device.idle_w,
+        overlap=device.overlap,
     )
 
 

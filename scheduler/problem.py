@@ -25,12 +25,16 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostTable:
-    """A cost per operator, and per tensor for moving it out of RAM and back; `idle_w` runs all the time."""
+    """A cost per operator, and per tensor for moving it out of RAM and back; `idle_w` runs all the time.
+
+    With `overlap`, compute, page-ins and page-outs run beside each other, one of each at a time.
+    """
 
     operators: tuple[Cost, ...]
     page_in: tuple[Cost, ...]
     page_out: tuple[Cost, ...]
     idle_w: float = 0.0
+    overlap: bool = False
 
     def total_j(self, cost: Cost) -> float:
         """Joules of a step, idle power included."""

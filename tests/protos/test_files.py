@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,18 @@ def test_problems_and_plans_come_back_as_they_were(
         for name in ("plan.json", "plan.pb"):
             write_plan(plan, folder / name)
             assert read_plan(folder / name) == plan
+
+
+def test_overlap_is_written_and_is_false_where_a_file_does_not_say(tmp_path: Path) -> None:
+    problem, path = training_step(), tmp_path / "problem.json"
+    beside = replace(problem, costs=replace(problem.costs, overlap=True))
+    write_problem(beside, path)
+    assert read_problem(path) == beside
+    assert beside.digest != problem.digest
+    document = json.loads(path.read_text())
+    del document["costs"]["overlap"]
+    path.write_text(json.dumps(document))
+    assert read_problem(path) == problem
 
 
 def test_a_public_poet_instance_is_a_problem_file() -> None:

@@ -34,6 +34,8 @@ def test_costs_follow_flops_blocks_and_power() -> None:
     device, graph = load_device("nrf52840"), training_step().graph
     costs = cost_table(graph, device)
     assert costs.idle_w == device.idle_w
+    assert costs.overlap
+    assert not cost_table(graph, load_device("mkr1000")).overlap
     assert [c.time_s for c in costs.operators] == [
         op.flops / device.flops_per_s for op in graph.operators
     ]
