@@ -6,6 +6,7 @@ from google.protobuf.message import DecodeError
 
 from scheduler import Budget, Compute, Free, PageIn, PageOut, Plan, Step
 from scheduler.errors import BadFile
+from scheduler.files import require_digest
 
 from . import plan_pb2
 
@@ -52,12 +53,6 @@ def decode_plan(data: bytes) -> Plan:
     )
     require_digest(plan, message.digest, "the plan")
     return plan
-
-
-def require_digest(plan: Plan, digest: str, where: str) -> None:
-    """Raise BadFile unless `digest` is the plan's own."""
-    if plan.digest != digest:
-        raise BadFile(f"{where} is damaged: its digest does not match its content; plan again")
 
 
 def _step_to_int(step: Step) -> int:

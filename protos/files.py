@@ -1,204 +1,40 @@
-"""Problems and plans as JSON files. docs/formats.md describes both for people who write their own."""
+"""Plans as files, JSON or binary by the ending of the name; problems are JSON (`scheduler.files`)."""
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 from pathlib import Path
-from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from scheduler import (
-    Budget,
-    Compute,
-    CostTable,
-    Free,
-    Graph,
-    PageIn,
-    PageOut,
-    Plan,
-    Problem,
-    from_poet_instance,
-    is_poet_instance,
+from scheduler import Plan, files
+from scheduler.files import (
+    read_bytes,
+    read_problem,
+    require_target,
+    write_atomically,
+    write_problem,
 )
-from scheduler.errors import BadFile
 
-from .codec import decode_plan, encode_plan, require_digest
+from .codec import decode_plan, encode_plan
 
-PROBLEM_FORMAT = "fedpoet-problem"
-PLAN_FORMAT = "fedpoet-plan"
-FORMAT_VERSION = 1
-_STEPS: dict[str, type[Compute | Free | PageOut | PageIn]] = {
-    "compute": Compute,
-    "free": Free,
-    "page_out": PageOut,
-    "page_in": PageIn,
-}
-_STEP_NAMES = {kind: name for name, kind in _STEPS.items()}
+__all__ = [
+    "read_plan",
+    "read_problem",
+    "require_target",
+    "write_atomically",
+    "write_plan",
+    "write_problem",
+]
 
-T = TypeVar("T")
-
-
-def read_problem(path: Path) -> Problem:
-    """A problem file, ours or an instance in the public POET form. Raises BadFile or BadGraph."""
-    document = _read_json(path)
-    if is_poet_instance(document):
-        return from_poet_instance(document)
-    _require_format(document, PROBLEM_FORMAT, path)
-    parts = {"graph": Graph, "costs": CostTable, "budget": Budget}
-    _require_keys(document, {"format", "version", *parts}, path)
-    return Problem(
-        **{name: _parse(kind, document[name], f"{path}: {name}") for name, kind in parts.items()}
-    )
-
-
-def write_problem(problem: Problem, path: Path) -> None:
-    """Write a problem file, whole or not at all."""
-    document = {
-        "format": PROBLEM_FORMAT,
-        "version": FORMAT_VERSION,
-        "graph": TypeAdapter(Graph).dump_python(problem.graph, mode="json"),
-        "costs": TypeAdapter(CostTable).dump_python(problem.costs, mode="json"),
-        "budget": TypeAdapter(Budget).dump_python(problem.budget, mode="json"),
-    }
-    write_atomically(path, json.dumps(document, indent=1).encode() + b"\n")
+BINARY = ".pb"
 
 
 def read_plan(path: Path) -> Plan:
     """A plan file, JSON or (name ending in .pb) binary; it still has to pass `scheduler.check`."""
-    if path.suffix == ".pb":
-        return decode_plan(_read_bytes(path))
-    document = _read_json(path)
-    _require_format(document, PLAN_FORMAT, path)
-    _require_keys(
-        document,
-        {"format", "version", "graph_digest", "budget", "paged_at_start", "steps", "digest"},
-        path,
-    )
-    try:
-        steps = tuple(_STEPS[name](_whole(number)) for name, number in document["steps"])
-        paged = tuple(_whole(k) for k in document["paged_at_start"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadFile(
-            f"{path}: steps or paged_at_start are damaged ({error}); plan again"
-        ) from error
-    plan = Plan(
-        graph_digest=str(document["graph_digest"]),
-        budget=_parse(Budget, document["budget"], f"{path}: budget"),
-        steps=steps,
-        paged_at_start=paged,
-        version=document["version"],
-    )
-    require_digest(plan, document["digest"], str(path))
-    return plan
+    return decode_plan(read_bytes(path)) if path.suffix == BINARY else files.read_plan(path)
 
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write a plan file, whole or not at all; binary when the name ends in .pb."""
-    if path.suffix == ".pb":
+    if path.suffix == BINARY:
         write_atomically(path, encode_plan(plan))
-        return
-    head = {
-        "format": PLAN_FORMAT,
-        "version": plan.version,
-        "graph_digest": plan.graph_digest,
-        "budget": TypeAdapter(Budget).dump_python(plan.budget, mode="json"),
-        "paged_at_start": plan.paged_at_start,
-        "digest": plan.digest,
-    }
-    # One step a line: a plan is read, compared and put under version control by people.
-    lines = ",\n".join(
-        f'  ["{_STEP_NAMES[type(s)]}", {s.operator if isinstance(s, Compute) else s.tensor}]'
-        for s in plan.steps
-    )
-    text = json.dumps(head, indent=1)[:-2] + f',\n "steps": [\n{lines}\n ]\n}}\n'
-    write_atomically(path, text.encode())
-
-
-def require_target(path: Path) -> None:
-    """Raise BadFile if `path` clearly cannot be written, before the work whose result goes there."""
-    if path.is_dir():
-        raise BadFile(f"cannot write {path}: it is a folder")
-    if not os.access(path.parent, os.W_OK):
-        raise BadFile(f"cannot write {path}: {path.parent} is not a folder that can be written")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target and rename, so that no reader ever sees half a file."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with draft.open("xb") as file:
-            file.write(data)
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise BadFile(f"cannot write {path}: {error.strerror}") from error
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadFile(f"cannot read {path}: {error.strerror}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(_read_bytes(path))
-    except ValueError as error:
-        raise BadFile(f"{path} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise BadFile(f"{path} holds a JSON {type(document).__name__}; an object is needed")
-    return document
-
-
-def _require_format(document: dict[str, Any], name: str, path: Path) -> None:
-    got, version = document.get("format"), document.get("version")
-    if got != name:
-        raise BadFile(f'{path} is not a {name} file: "format" is {got!r}')
-    if version != FORMAT_VERSION:
-        raise BadFile(
-            f"{path} has version {version!r} of {name}; version {FORMAT_VERSION} is known here"
-        )
-
-
-def _require_keys(document: dict[str, Any], keys: set[str], path: Path) -> None:
-    if missing := keys - document.keys():
-        raise BadFile(f"{path} lacks {', '.join(sorted(missing))}")
-    if extra := document.keys() - keys:
-        raise BadFile(f"{path} has unknown fields: {', '.join(sorted(extra))}")
-
-
-def _parse(kind: type[T], value: object, where: str) -> T:
-    """Exactly the dataclass's fields, of exactly its types. Raises BadFile naming the first fault."""
-    adapter = TypeAdapter(kind)
-    try:
-        parsed = adapter.validate_json(json.dumps(value), strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BadFile(
-            f"{where}.{place}: {first['msg']} (and {error.error_count() - 1} more)"
-        ) from error
-    _require_known(value, adapter.dump_python(parsed, mode="json"), where)
-    return parsed
-
-
-def _require_known(given: object, known: object, where: str) -> None:
-    """A misspelt optional field would be ignored otherwise."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        if extra := given.keys() - known.keys():
-            raise BadFile(f"{where} has unknown fields: {', '.join(sorted(extra))}")
-        for key, value in given.items():
-            _require_known(value, known[key], f"{where}.{key}")
-    elif isinstance(given, list) and isinstance(known, list):
-        for position, (mine, theirs) in enumerate(zip(given, known, strict=True)):
-            _require_known(mine, theirs, f"{where}.{position}")
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r} is not a whole number")
-    return value
+    else:
+        files.write_plan(plan, path)
