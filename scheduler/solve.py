@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from .backends import Backend, Highs, Outcome, Verdict
+from .backends import Backend, Highs, Outcome, Verdict, minimize
 from .baselines import keep_all, page_all
 from .check import check
 from .decode import decode
@@ -146,7 +146,8 @@ class _Solver:
     def _relaxation(self) -> float | None:
         """A bound on every plan: the program with all reruns, without whole numbers."""
         form = formulate(self.problem, Scope.FULL)
-        outcome = self.backend.run(
+        outcome = minimize(
+            self.backend,
             form.model,
             start=None,
             time_limit_s=self._left_s() * RELAXATION_SHARE,
@@ -183,7 +184,8 @@ class _Solver:
     ) -> tuple[Outcome, Plan | None]:
         form = formulate(problem, self._scope, also=slots_of(best) if best else frozenset())
         forbid_dear_moves(form, dearest_j)
-        outcome = self.backend.run(
+        outcome = minimize(
+            self.backend,
             form.model,
             start=encode(form, best) if best else None,
             time_limit_s=self._left_s() * time_share,
@@ -224,7 +226,9 @@ class _Solver:
     def _least_time(self) -> float | None:
         relaxed = replace(self.problem, budget=replace(self.problem.budget, time_s=None))
         form = formulate(relaxed, self._scope, minimize_time=True)
-        outcome = self.backend.run(form.model, start=None, time_limit_s=self._left_s(), gap=1e-6)
+        outcome = minimize(
+            self.backend, form.model, start=None, time_limit_s=self._left_s(), gap=1e-6
+        )
         if outcome.verdict not in (Verdict.OPTIMAL, Verdict.FEASIBLE):
             return None
         return replay(decode(form), relaxed).time_s

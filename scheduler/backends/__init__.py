@@ -1,7 +1,17 @@
 """Solvers of mixed-integer programs. Nothing outside this folder imports a solver package."""
 
-from .base import Backend, Outcome, Verdict
+from .base import Backend, Outcome, Report, Verdict, minimize
 from .highs import Highs
 from .other import PulpSolver
+from .program import Program
 
-__all__ = ["Backend", "Highs", "Outcome", "PulpSolver", "Verdict"]
+__all__ = [
+    "Backend",
+    "Highs",
+    "Outcome",
+    "Program",
+    "PulpSolver",
+    "Report",
+    "Verdict",
+    "minimize",
+]

@@ -1,19 +1,18 @@
-"""HiGHS, the default: called in process through PuLP, with a start and its proven bound."""
+"""HiGHS, the default: called in process, with a start, and telling what it finds while it runs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import highspy
-import pulp
+import numpy as np
 
-from .base import Outcome, Verdict
+from .base import Outcome, Report, Verdict
+from .program import Floats, Program
 
-# HiGHS's own word for how it ended, beside PuLP's sol_status, which tells whether a solution exists.
 _ENDED = {
     highspy.HighsModelStatus.kOptimal: Verdict.OPTIMAL,
     highspy.HighsModelStatus.kInfeasible: Verdict.INFEASIBLE,
@@ -36,53 +35,89 @@ class Highs:
 
     def run(
         self,
-        model: pulp.LpProblem,
+        program: Program,
         *,
-        start: Mapping[pulp.LpVariable, float] | None,
+        start: Floats | None,
         time_limit_s: float,
         gap: float,
         relaxed: bool = False,
+        report: Report | None = None,
     ) -> Outcome:
         """Minimize the program."""
-        solver = _StartedHiGHS(
-            start,
-            mip=not relaxed,
-            msg=self.log,
-            threads=self.threads,
-            timeLimit=time_limit_s,
-            gapAbs=gap,
-            gapRel=0.0,
-            random_seed=self.seed,
-        )
-        model.solve(solver)
-        highs: Any = model.solverModel
-        ended = _ENDED.get(highs.getModelStatus())
-        info = highs.getInfo()
-        if relaxed:
-            optimal = ended is Verdict.OPTIMAL
-            return Outcome(
-                verdict=ended or Verdict.UNKNOWN,
-                bound=highs.getObjectiveValue() if optimal else None,
-            )
-        bound = float(info.mip_dual_bound)
-        known = bound if math.isfinite(bound) else None
-        if ended is Verdict.INFEASIBLE:
-            return Outcome(verdict=ended, bound=None)
-        if info.primal_solution_status != int(highspy.SolutionStatus.kSolutionStatusFeasible):
-            return Outcome(verdict=Verdict.UNKNOWN, bound=known)
-        return Outcome(verdict=ended or Verdict.FEASIBLE, bound=known)
-
-
-class _StartedHiGHS(pulp.HiGHS):  # type: ignore[misc]
-    """PuLP's HiGHS with a known solution handed over before the run, which PuLP 3.3 does not offer."""
-
-    def __init__(self, start: Mapping[pulp.LpVariable, float] | None, **options: Any) -> None:
-        super().__init__(**options)
-        self._start = start
-
-    def callSolver(self, lp: pulp.LpProblem) -> None:  # noqa: N802 (PuLP's name)
-        if self._start is not None:
+        highs = highspy.Highs()  # type: ignore[no-untyped-call]
+        options: dict[str, Any] = {
+            "output_flag": self.log,
+            "time_limit": time_limit_s,
+            "mip_abs_gap": gap,
+            "mip_rel_gap": 0.0,
+            "random_seed": self.seed,
+        }
+        if self.threads is not None:
+            options["threads"] = self.threads
+        for option, value in options.items():
+            highs.setOptionValue(option, value)
+        highs.passModel(_lp(program, relaxed))
+        if start is not None:
             solution = highspy.HighsSolution()
-            solution.col_value = [float(self._start.get(v, 0.0)) for v in lp.variables()]
-            lp.solverModel.setSolution(solution)
-        super().callSolver(lp)
+            solution.col_value = start.tolist()
+            highs.setSolution(solution)
+        if report is not None and not relaxed:
+            _subscribe(highs, report)
+        highs.run()
+        return _relaxed_outcome(highs) if relaxed else _outcome(highs)
+
+
+def _lp(program: Program, relaxed: bool) -> highspy.HighsLp:
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = program.columns, program.rows
+    lp.col_cost_, lp.col_lower_, lp.col_upper_ = program.cost, program.lower, program.upper
+    lp.row_lower_, lp.row_upper_ = program.row_lower, program.row_upper
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = program.row_start
+    lp.a_matrix_.index_ = program.column
+    lp.a_matrix_.value_ = program.factor
+    if not relaxed:
+        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+        lp.integrality_ = [kinds[whole] for whole in program.integer.tolist()]
+    return lp
+
+
+def _subscribe(highs: highspy.Highs, report: Report) -> None:
+    """Have HiGHS report each better solution, and its bound whenever it would write a line of its log."""
+
+    def improved(event: Any) -> None:
+        found = event.data_out
+        values = tuple(np.asarray(found.mip_solution).tolist())
+        bound = _finite(found.mip_dual_bound)
+        report(Outcome(verdict=Verdict.FEASIBLE, bound=bound, values=values))
+
+    def logged(event: Any) -> None:
+        bound = _finite(event.data_out.mip_dual_bound)
+        if bound is not None:
+            report(Outcome(verdict=Verdict.UNKNOWN, bound=bound))
+
+    highs.cbMipImprovingSolution.subscribe(improved)
+    highs.cbMipLogging.subscribe(logged)
+
+
+def _relaxed_outcome(highs: highspy.Highs) -> Outcome:
+    ended = _ENDED.get(highs.getModelStatus(), Verdict.UNKNOWN)
+    bound = highs.getObjectiveValue() if ended is Verdict.OPTIMAL else None
+    return Outcome(verdict=ended, bound=bound)
+
+
+def _outcome(highs: highspy.Highs) -> Outcome:
+    """A solution exists or not, whatever HiGHS says of how it ended."""
+    ended = _ENDED.get(highs.getModelStatus())
+    info = highs.getInfo()
+    bound = _finite(float(info.mip_dual_bound))
+    if ended is Verdict.INFEASIBLE:
+        return Outcome(verdict=ended, bound=None)
+    if info.primal_solution_status != int(highspy.SolutionStatus.kSolutionStatusFeasible):
+        return Outcome(verdict=Verdict.UNKNOWN, bound=bound)
+    values = tuple(highs.getSolution().col_value)
+    return Outcome(verdict=ended or Verdict.FEASIBLE, bound=bound, values=values)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulp
 
 from ..errors import UnknownName
-from .base import Outcome, Verdict
+from .base import Outcome, Report, Verdict
+from .program import Floats, Program, model_of
 
 # `sol_status`, not `status`, tells an incumbent from an optimum.
 _VERDICTS = {
@@ -33,19 +33,22 @@ class PulpSolver:
 
     def run(
         self,
-        model: pulp.LpProblem,
+        program: Program,
         *,
-        start: Mapping[pulp.LpVariable, float] | None,
+        start: Floats | None,
         time_limit_s: float,
         gap: float,
         relaxed: bool = False,
+        report: Report | None = None,  # noqa: ARG002 (PuLP tells nothing before the end)
     ) -> Outcome:
         """Minimize the program to the solver's own gap; a start is used where the solver takes one."""
         available = tuple(pulp.listSolvers(onlyAvailable=True))
         if self.solver not in available:
             raise UnknownName("solver", self.solver, available)
-        for variable, value in (start or {}).items():
-            variable.setInitialValue(value)
+        model, variables = model_of(program)
+        if start is not None:
+            for variable, value in zip(variables, start.tolist(), strict=True):
+                variable.setInitialValue(value)
         solver = pulp.getSolver(
             self.solver,
             mip=not relaxed,
@@ -56,4 +59,6 @@ class PulpSolver:
         model.solve(solver)
         verdict = _VERDICTS[model.sol_status]
         bound = pulp.value(model.objective) - gap if verdict is Verdict.OPTIMAL else None
-        return Outcome(verdict=verdict, bound=bound)
+        found = verdict in (Verdict.OPTIMAL, Verdict.FEASIBLE)
+        values = tuple(float(v.varValue) for v in variables) if found else None
+        return Outcome(verdict=verdict, bound=bound, values=values)

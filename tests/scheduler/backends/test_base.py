@@ -1,0 +1,90 @@
+"""From PuLP to arrays and back, and what every backend is asked through."""
+
+from __future__ import annotations
+
+import numpy as np
+import pulp
+import pytest
+from hypothesis import given, settings
+
+from scheduler import Problem
+from scheduler.backends import Highs, Outcome, Verdict, minimize
+from scheduler.backends.program import model_of, program_of
+from scheduler.formulation import formulate
+from tests.strategies import problems
+
+ASKED = {"start": None, "time_limit_s": 10.0, "gap": 1e-9}
+
+
+def knapsack() -> pulp.LpProblem:
+    """Most value within weight 6: the last of values 4, 5, 6 and weights 3, 4, 5. Relaxed: 7.75."""
+    model = pulp.LpProblem("knapsack", pulp.LpMinimize)
+    take = [model.add_variable(f"take{n}", cat=pulp.LpBinary) for n in range(3)]
+    model.setObjective(pulp.lpSum(-v * t for v, t in zip((4, 5, 6), take, strict=True)))
+    model.addConstraint(pulp.lpSum(w * t for w, t in zip((3, 4, 5), take, strict=True)) <= 6)
+    return model
+
+
+@settings(deadline=None)
+@given(problems())
+def test_arrays_say_what_the_model_says(problem: Problem) -> None:
+    model = formulate(problem).model
+    program = program_of(model, model.variables())
+    again, variables = model_of(program)
+    assert [v.name for v in variables] == [v.name for v in again.variables()]
+    back = program_of(again, variables)
+    for field in program.__slots__:
+        np.testing.assert_array_equal(getattr(program, field), getattr(back, field))
+
+
+def test_values_are_left_in_the_variables() -> None:
+    model = knapsack()
+    outcome = minimize(Highs(), model, **ASKED)
+    assert outcome.verdict is Verdict.OPTIMAL
+    assert [v.varValue for v in model.variables()] == pytest.approx([0.0, 0.0, 1.0])
+    relaxed = minimize(Highs(), model, relaxed=True, **ASKED)
+    assert relaxed.bound == pytest.approx(-7.75)
+    assert [v.varValue for v in model.variables()] == [None, None, None]
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [(0.0, "optimal"), (-1.0, "infeasible")])
+def test_a_program_without_variables_is_judged_by_its_rows(limit: float, verdict: str) -> None:
+    model = pulp.LpProblem("empty", pulp.LpMinimize)
+    model.addConstraint(
+        pulp.LpConstraint(pulp.LpAffineExpression(), pulp.LpConstraintLE, rhs=limit)
+    )
+    assert minimize(Highs(), model, **ASKED).verdict == verdict
+
+
+def test_joined_outcomes_keep_the_best_of_both() -> None:
+    old = Outcome(verdict=Verdict.FEASIBLE, bound=2.0, values=(1.0,))
+    bound_only = old.joined(Outcome(verdict=Verdict.UNKNOWN, bound=1.0))
+    assert (bound_only.bound, bound_only.values) == (2.0, (1.0,))
+    better = old.joined(Outcome(verdict=Verdict.FEASIBLE, bound=3.0, values=(0.0,)))
+    assert (better.bound, better.values) == (3.0, (0.0,))
+    assert old.joined(Outcome(verdict=Verdict.UNKNOWN, bound=None)).bound == 2.0
+
+
+def test_highs_reports_better_solutions_and_its_bound_while_it_runs() -> None:
+    """Many knapsack rows: hard enough for several solutions."""
+    random = np.random.default_rng(7)
+    model = pulp.LpProblem("hard", pulp.LpMinimize)
+    take = [model.add_variable(f"take{n:02}", cat=pulp.LpBinary) for n in range(40)]
+    value = random.integers(5, 50, 40).tolist()
+    model.setObjective(pulp.LpAffineExpression(list(zip(take, (-v for v in value), strict=True))))
+    for _ in range(10):
+        weights = random.integers(5, 50, 40).tolist()
+        row = pulp.LpAffineExpression(list(zip(take, weights, strict=True)))
+        model.addConstraint(row <= 400)
+    heard: list[Outcome] = []
+    program = program_of(model, model.variables())
+    outcome = Highs().run(program, report=heard.append, **ASKED)
+    found = [o.values for o in heard if o.values is not None]
+    costs = [float(np.dot(program.cost, v)) for v in found]
+    assert costs == sorted(costs, reverse=True)
+    assert len(costs) > 1
+    assert outcome.values is not None
+    assert costs[-1] == pytest.approx(float(np.dot(program.cost, outcome.values)))
+    bounds = [o.bound for o in heard if o.bound is not None]
+    assert bounds
+    assert max(bounds) <= costs[-1] + 1e-6
