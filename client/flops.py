@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import (
+    conv_flop_count,
+    flop_registry,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 aten = torch.ops.aten
 
@@ -28,6 +33,16 @@ def _attention_backward(
     )
 
 
+def _convolution_backward(
+    gradient: Any, x: Any, weight: Any, *rest: Any, out_val: Any, **options: Any
+) -> int:
+    """Each gradient costs what the forward pass does; torch's own formula forgets the groups."""
+    del out_val, options
+    transposed, mask = rest[4], rest[7]
+    forward = conv_flop_count(x.shape, weight.shape, gradient.shape, transposed)
+    return int(forward * (mask[0] + mask[1]))
+
+
 def _recurrent(x: Any, *weights: Any, out_val: Any, **options: Any) -> int:
     """Input and recurrent products of every time step; the backward pass costs two of each."""
     del options, out_val
@@ -39,10 +54,11 @@ def _recurrent_backward(*arguments: Any, **options: Any) -> int:
     return 2 * _recurrent(*arguments, **options)
 
 
-# Operators of the CPU that torch's registry leaves out.
+# Operators of the CPU that torch's registry leaves out, or counts wrongly.
 _MORE: dict[Any, Callable[..., int]] = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,  # noqa: SLF001
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,  # noqa: SLF001
+    aten.convolution_backward: _convolution_backward,
     aten.mkldnn_rnn_layer: _recurrent,
     aten.mkldnn_rnn_layer_backward: _recurrent_backward,
 }

@@ -139,6 +139,22 @@ def test_flops_are_torchs_formulas_or_one_per_element():
     assert least < graph_flops(graph) < 1.3 * least
 
 
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_each_gradient_of_a_convolution_costs_what_its_forward_pass_does(kind, groups):
+    convolution = kind(8, 8, 3, stride=2, groups=groups, bias=False)
+    module = nn.Sequential(nn.Conv2d(1, 8, 1), convolution, nn.Flatten(), nn.LazyLinear(5))
+    data = torch.zeros(3, 1, 9, 9), torch.zeros(3, dtype=torch.int64)
+    module(data[0])
+    found = trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), data)
+    positions = 3 * (4 * 4 if kind is nn.Conv2d else 9 * 9)
+    once = 2 * positions * 9 * 8 * 8 // groups
+    forward = next(op for op in found.graph.operators if "convolution_1" in op.name)
+    backward = next(op for op in found.graph.operators if "convolution_backward" in op.name)
+    assert once <= forward.flops < 1.6 * once
+    assert 2 * once <= backward.flops < 2.6 * once
+
+
 def graph_flops(graph):
     return sum(op.flops for op in graph.operators if op.phase is not Phase.UPDATE)
 
