@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from scheduler import Compute, replay
+from scheduler.view.figure import COLOURS, drawing, figure, svg
+from scheduler.view.spending import spending
+from scheduler.view.text import human_j
 
-from .figure import COLOURS, drawing, figure, svg
 from .results import KindPlan, RoundRecord
-from .text import human_j
 
 
 def accuracy_plot(rounds: Sequence[RoundRecord]) -> str:
@@ -68,25 +68,13 @@ def energy_share(plan: KindPlan, rounds: Sequence[RoundRecord]) -> EnergyShare:
     devices = [d for r in rounds for d in r.devices if d.kind == plan.kind.name and d.steps]
     count = max(1, len(devices))
     steps = sum(d.steps for d in devices) / count
-    problem = plan.prepared.problem
-    costs = problem.costs
-    first, again, paging = 0.0, 0.0, 0.0
-    seen: set[int] = set()
-    for frame in replay(plan.prepared.solution.plan, problem).frames:
-        if isinstance(frame.step, Compute):
-            joules = costs.operators[frame.step.operator].energy_j
-            first += 0.0 if frame.step.operator in seen else joules
-            again += joules if frame.step.operator in seen else 0.0
-            seen.add(frame.step.operator)
-    idle = costs.idle_w * plan.time_s
-    pages = plan.page_in_bytes or plan.page_out_bytes
-    paging = max(0.0, plan.energy_j - first - again - idle) if pages else 0.0
+    spent = spending(plan.prepared.solution.plan, plan.prepared.problem)
     return EnergyShare(
         kind=plan.kind.name,
-        compute_j=first * steps,
-        again_j=again * steps,
-        paging_j=paging * steps,
-        idle_j=idle * steps,
+        compute_j=spent.compute_j * steps,
+        again_j=spent.recompute_j * steps,
+        paging_j=spent.paging_j * steps,
+        idle_j=spent.idle_j * steps,
         radio_j=sum(d.radio_j for d in devices) / count,
         wait_j=sum(d.wait_j for d in devices) / count,
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from string import Template
 
+from scheduler.view.html import key, style, table, tiles
+from scheduler.view.pictures import ram_pictures, schedule_picture
+from scheduler.view.text import human_bytes, human_j, human_s, plural
+
 from .plots import EnergyShare, accuracy_plot, energy_plot, energy_share
 from .results import DeviceRound, KindPlan, Result
-from .schedule import ram_plots, schedule_plot
-from .text import human_bytes, human_j, human_s, plural
-
-Rows = Iterable[Sequence[str]]
 
 
 def report_html(result: Result) -> str:
@@ -22,20 +22,22 @@ def report_html(result: Result) -> str:
     trained = result.rounds[1:]
     workload = str(result.config["workload"]).rpartition("/")[2]
     return template.substitute(
+        style=style(),
         title=escape(f"fedpoet: {workload}"),
         subtitle=escape(_subtitle(result)),
         tiles=_tiles(result),
         accuracy=accuracy_plot(result.rounds),
-        ram=ram_plots(result.plans),
+        ram=_ram(result.plans),
         memory_table=_memory_table(result),
         left_out=_left_out(result),
+        schedule_key=key(),
         schedules=_schedules(result.plans),
         energy_note=_energy_note(shares),
         energy=energy_plot(shares),
         energy_table=_energy_table(result, shares),
         rounds_summary=escape(f"All {plural(len(trained), 'round')}, with what was sent"),
         rounds_table=_rounds_table(result),
-        settings_table=_table(
+        settings_table=table(
             ("setting", "value"),
             (
                 (escape(k), escape("default" if v is None else str(v)))
@@ -66,7 +68,14 @@ def _tiles(result: Result) -> str:
     ]
     if last.accuracy is not None:
         facts.insert(0, ("test accuracy", f"{last.accuracy:.1%}"))
-    return "".join(f'<div class="tile"><b>{v}</b><span>{k}</span></div>' for k, v in facts)
+    return tiles(facts)
+
+
+def _ram(plans: Sequence[KindPlan]) -> str:
+    return ram_pictures(
+        [(p.kind.name, p.prepared.solution.plan, p.prepared.problem) for p in plans],
+        "RAM over one training step, per kind of device",
+    )
 
 
 def _memory_table(result: Result) -> str:
@@ -101,7 +110,7 @@ def _memory_table(result: Result) -> str:
         "energy against keep all",
         "plan",
     )
-    return _table(head, map(row, result.plans))
+    return table(head, map(row, result.plans))
 
 
 def _left_out(result: Result) -> str:
@@ -118,7 +127,17 @@ def _schedules(plans: Sequence[KindPlan]) -> str:
     busy = [p for p in plans if p.page_in_bytes or p.page_out_bytes or p.recomputed]
     shown = busy or [min(plans, key=lambda p: p.kind.ram_bytes)]
     return "".join(
-        f'<h3>{escape(p.kind.name)}</h3><div class="scroll">{schedule_plot(p)}</div>' for p in shown
+        f'<h3>{escape(p.kind.name)}</h3><div class="scroll">{_schedule(p)}</div>' for p in shown
+    )
+
+
+def _schedule(plan: KindPlan) -> str:
+    name = plan.kind.name
+    return schedule_picture(
+        plan.prepared.solution.plan,
+        plan.prepared.problem,
+        f"schedule-{name}",
+        f"Schedule of one training step on {name}",
     )
 
 
@@ -160,7 +179,7 @@ def _energy_table(result: Result, shares: Sequence[EnergyShare]) -> str:
         "radio",
         "waiting",
     )
-    return _table(head, (row(p, s) for p, s in zip(result.plans, shares, strict=True)))
+    return table(head, (row(p, s) for p, s in zip(result.plans, shares, strict=True)))
 
 
 def _rounds_table(result: Result) -> str:
@@ -178,7 +197,7 @@ def _rounds_table(result: Result) -> str:
         for r in result.rounds
     ]
     head = ("round", "loss", "accuracy", "down", "up", "virtual time", "updates", "refused")
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _devices_table(result: Result) -> str:
@@ -205,10 +224,3 @@ def _named(plan: KindPlan) -> str:
 
 def _rounds_of(result: Result, plan: KindPlan) -> list[DeviceRound]:
     return [d for r in result.rounds for d in r.devices if d.kind == plan.kind.name and d.steps]
-
-
-def _table(head: Sequence[str], rows: Rows) -> str:
-    """Cells are HTML already."""
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

@@ -19,10 +19,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from scheduler.view.text import human_bytes, human_j, human_s, plural
+
 from .fleet import Device, Fleet
 from .results import KindPlan, LeftOut, RoundRecord
 from .run import SimulationConfig, Watcher
-from .text import human_bytes, human_j, human_s, plural
 
 LEGEND = "RAM of each kind, what a round took, what a training step pages and recomputes:"
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulations.text import human_bytes, human_j, human_s, plural
+from scheduler.view.text import human_bytes, human_j, human_s, plural, shortened
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,8 @@ from simulations.text import human_bytes, human_j, human_s, plural
         (human_j(12_345), "12.3 kJ"),
         (plural(1, "device"), "1 device"),
         (plural(3, "device"), "3 devices"),
+        (shortened("convolution", 11), "convolution"),
+        (shortened("convolution_backward", 11), "convolutio…"),
     ],
 )
 def test_numbers_read_well(text, expected):

@@ -34,3 +34,8 @@ def human_j(joules: float) -> str:
 def plural(count: int, one: str) -> str:
     """`1 device`, `3 devices`."""
     return f"{count} {one}" if count == 1 else f"{count} {one}s"
+
+
+def shortened(name: str, limit: int = 34) -> str:
+    """The name, or its beginning and an ellipsis."""
+    return name if len(name) <= limit else f"{name[: limit - 1]}…"

@@ -15,23 +15,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-COLOURS = {
-    "ink": "#010101",
-    "muted": "#020202",
-    "grid": "#030303",
-    "paper": "#040404",
-    "forward": "#050505",
-    "backward": "#060606",
-    "update": "#070707",
-    "paging": "#080808",
-    "again": "#090909",
-    "plain": "#0a0a0a",
-    "budget": "#0b0b0b",
-    "radio": "#0c0c0c",
-    "idle": "#0d0d0d",
-    "stored": "#0e0e0e",
-    "resident": "#0f0f0f",
-}
+from .palette import LIGHT
+
+COLOURS = {name: f"#0100{number:02x}" for number, name in enumerate(LIGHT)}
 """Placeholder of each of the page's CSS variables (`--ink` and so on)."""
 
 STYLE: dict[str, Any] = {
