@@ -33,9 +33,8 @@ class PageLink:
 class DeviceProfile:
     """A device's RAM, page store, compute rate and power, with the source of every number.
 
-    `compute_w` and the links' watts are drawn above `idle_w`. `overlap` says whether paging can run
-    beside compute; `replay` charges them one after the other in either case, so for a device with
-    overlap its time is an upper bound.
+    `compute_w` and the links' watts are drawn above `idle_w`. `overlap` says whether a page-in, a
+    page-out and an operator can run beside each other.
     """
 
     name: str

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .graph import Graph
+from .overlap import Effect, Units
 from .plan import Compute, Free, PageIn, PageOut, Plan, Step
-from .problem import Cost, Problem
+from .problem import Cost, CostTable, Problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One step: RAM held while it runs, bytes in the page store after it, time and energy so far."""
+    """One step: RAM held while it runs, bytes in the page store after it, when it ends, energy so far.
+
+    Bytes are counted in plan order on every device. Where paging runs beside compute, a step may end
+    before one that stands earlier in the plan; the energy so far has idle power up to the latest end.
+    """
 
     step: Step
     ram_bytes: int
@@ -47,75 +52,141 @@ def resident_at_end(graph: Graph, paged_at_start: tuple[int, ...]) -> set[int]:
 
 
 def replay(plan: Plan, problem: Problem) -> Replay:
-    """Walk a plan and charge every step. Says nothing about validity: that is `check`'s."""
+    """Walk a plan and charge every step. Says nothing about validity: that is `check`'s.
+
+    Compute and transfers take their time one after the other, or beside each other as `overlap` says
+    where the cost table allows it.
+    """
     graph, costs = problem.graph, problem.costs
-    size = [t.size_bytes for t in graph.tensors]
-    last_page_in = {s.tensor: n for n, s in enumerate(plan.steps) if isinstance(s, PageIn)}
-    resident = resident_at_start(graph, plan.paged_at_start)
-    stored = set(plan.paged_at_start)
-    ram = start = sum(size[k] for k in resident)
-    store = store_peak = sum(size[k] for k in stored)
-    time_s = energy_j = 0.0
-    moved_in = moved_out = 0
-    runs: set[int] = set()
-    recomputed: list[int] = []
+    walk = _Walk(graph, plan)
+    clock = _Beside(graph, costs) if costs.overlap else _OneByOne(costs)
+    start, store_start = walk.ram, walk.store
     frames: list[Frame] = []
-    peak = start
     for position, step in enumerate(plan.steps):
-        during = ram
-        cost: Cost | None = None
-        match step:
-            case Compute(operator):
-                op = graph.operators[operator]
-                new = [k for k in op.outputs if k not in resident]
-                resident.update(new)
-                ram += sum(size[k] for k in new)
-                during = ram + op.workspace_bytes
-                cost = costs.operators[operator]
-                if operator in runs:
-                    recomputed.append(operator)
-                runs.add(operator)
-            case Free(tensor):
-                ram -= size[tensor] if tensor in resident else 0
-                resident.discard(tensor)
-                during = ram
-            case PageOut(tensor):
-                cost = costs.page_out[tensor]
-                moved_out += size[tensor]
-                store += size[tensor] if tensor not in stored else 0
-                stored.add(tensor)
-                store_peak = max(store_peak, store)
-            case PageIn(tensor):
-                cost = costs.page_in[tensor]
-                moved_in += size[tensor]
-                ram += size[tensor] if tensor not in resident else 0
-                resident.add(tensor)
-                during = ram
-                lasting = tensor in plan.paged_at_start
-                if last_page_in[tensor] == position and tensor in stored and not lasting:
-                    stored.remove(tensor)
-                    store -= size[tensor]
-        if cost is not None:
-            time_s += cost.time_s
-            energy_j += costs.total_j(cost)
-        peak = max(peak, during)
+        ram_bytes, effect = walk.take(position, step)
+        time_s = clock.take(step, _cost(costs, step), effect)
         frames.append(
             Frame(
                 step=step,
-                ram_bytes=during,
-                page_store_bytes=store,
+                ram_bytes=ram_bytes,
+                page_store_bytes=walk.store,
                 time_s=time_s,
-                energy_j=energy_j,
+                energy_j=clock.energy_j,
             )
         )
     return Replay(
         frames=tuple(frames),
         start_bytes=start,
-        peak_bytes=peak,
-        page_store_peak_bytes=store_peak,
-        time_s=time_s,
-        energy_j=energy_j,
-        page_in_bytes=moved_in,
-        page_out_bytes=moved_out,
-        recomputed=tuple(recomputed),
+        peak_bytes=max([start, *(f.ram_bytes for f in frames)]),
+        page_store_peak_bytes=max([store_start, *(f.page_store_bytes for f in frames)]),
+        time_s=clock.time_s,
+        energy_j=clock.energy_j,
+        page_in_bytes=sum(walk.size[s.tensor] for s in plan.steps if isinstance(s, PageIn)),
+        page_out_bytes=sum(walk.size[s.tensor] for s in plan.steps if isinstance(s, PageOut)),
+        recomputed=tuple(walk.recomputed),
     )
+
+
+class _Walk:
+    """Bytes in RAM and page store, step by step in plan order."""
+
+    def __init__(self, graph: Graph, plan: Plan) -> None:
+        self.graph = graph
+        self.size = [t.size_bytes for t in graph.tensors]
+        self.lasting = frozenset(plan.paged_at_start)
+        self.last_page_in = {s.tensor: n for n, s in enumerate(plan.steps) if isinstance(s, PageIn)}
+        self.resident = resident_at_start(graph, plan.paged_at_start)
+        self.stored = set(plan.paged_at_start)
+        self.ram = sum(self.size[k] for k in self.resident)
+        self.store = sum(self.size[k] for k in self.stored)
+        self.runs: set[int] = set()
+        self.recomputed: list[int] = []
+
+    def take(self, position: int, step: Step) -> tuple[int, Effect]:
+        """RAM held while the step runs, and what it takes and gives."""
+        ram, store = self.ram, self.store
+        match step:
+            case Compute(operator):
+                return self._compute(operator)
+            case Free(k):
+                if k in self.resident:
+                    self.resident.remove(k)
+                    self.ram -= self.size[k]
+                return self.ram, Effect(gives_ram=self.ram < ram)
+            case PageOut(k):
+                if k not in self.stored:
+                    self.stored.add(k)
+                    self.store += self.size[k]
+                return ram, Effect(takes_store=self.store > store)
+            case PageIn(k):
+                if k not in self.resident:
+                    self.resident.add(k)
+                    self.ram += self.size[k]
+                last = self.last_page_in[k] == position and k not in self.lasting
+                if last and k in self.stored:
+                    self.stored.remove(k)
+                    self.store -= self.size[k]
+                return self.ram, Effect(takes_ram=self.ram > ram, gives_store=self.store < store)
+
+    def _compute(self, operator: int) -> tuple[int, Effect]:
+        op, before = self.graph.operators[operator], self.ram
+        new = [k for k in op.outputs if k not in self.resident]
+        self.resident.update(new)
+        self.ram += sum(self.size[k] for k in new)
+        is_first_run = operator not in self.runs
+        if is_first_run:
+            self.runs.add(operator)
+        else:
+            self.recomputed.append(operator)
+        during = self.ram + op.workspace_bytes
+        effect = Effect(
+            takes_ram=during > before,
+            gives_ram=during > self.ram,
+            is_first_run=is_first_run,
+        )
+        return during, effect
+
+
+class _OneByOne:
+    """Every step waits for the one before it."""
+
+    def __init__(self, costs: CostTable) -> None:
+        self.costs = costs
+        self.time_s = self.energy_j = 0.0
+
+    def take(self, _step: Step, cost: Cost | None, _effect: Effect) -> float:
+        if cost is not None:
+            self.time_s += cost.time_s
+            self.energy_j += self.costs.total_j(cost)
+        return self.time_s
+
+
+class _Beside:
+    """Compute and both directions of paging run beside each other; idle power is for all time."""
+
+    def __init__(self, graph: Graph, costs: CostTable) -> None:
+        self.units = Units(graph)
+        self.idle_w = costs.idle_w
+        self.time_s = self.active_j = 0.0
+
+    @property
+    def energy_j(self) -> float:
+        return self.active_j + self.idle_w * self.time_s
+
+    def take(self, step: Step, cost: Cost | None, effect: Effect) -> float:
+        ends_s = self.units.take(step, cost.time_s if cost else 0.0, effect)
+        self.active_j += cost.energy_j if cost else 0.0
+        self.time_s = max(self.time_s, ends_s)
+        return ends_s
+
+
+def _cost(costs: CostTable, step: Step) -> Cost | None:
+    match step:
+        case Compute(operator):
+            return costs.operators[operator]
+        case PageIn(tensor):
+            return costs.page_in[tensor]
+        case PageOut(tensor):
+            return costs.page_out[tensor]
+        case Free():
+            return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -15,12 +16,15 @@ from scheduler import (
     Kind,
     Operator,
     Phase,
+    Plan,
     Problem,
     Tensor,
     floor,
     keep_all,
+    page_all,
     replay,
 )
+from tests.client.random_plans import random_plan
 
 
 @st.composite
@@ -114,3 +118,23 @@ def problems(
     if with_deadline and draw(st.booleans()):
         time_s = problem.compute_once.time_s + draw(st.integers(0, 30))
     return replace(problem, budget=Budget(ram_bytes=ram_bytes, time_s=time_s))
+
+
+@st.composite
+def planned(draw: st.DrawFn, overlap: bool = False, spare: bool = False) -> tuple[Problem, Plan]:
+    """A problem and a valid plan of any make; the RAM budget is what the plan uses.
+
+    With `spare` the budget may be larger than that.
+    """
+    posed = draw(problems(with_deadline=False))
+    wide = replace(
+        posed,
+        costs=replace(posed.costs, overlap=overlap),
+        budget=Budget(ram_bytes=10**9),
+    )
+    makers = (keep_all, page_all, *(partial(random_plan, seed=s) for s in range(8)))
+    plan = draw(st.sampled_from(makers))(wide)
+    used = replay(plan, wide)
+    extra = draw(st.integers(0, 30)) if spare else 0
+    budget = Budget(ram_bytes=used.peak_bytes + extra, page_store_bytes=used.page_store_peak_bytes)
+    return replace(wide, budget=budget), replace(plan, budget=budget)

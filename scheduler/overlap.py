@@ -1,0 +1,95 @@
+"""When the steps of a plan run on a device that pages beside compute.
+
+Three units work beside each other: one computes, one reads the page store (PageIn), one writes it
+(PageOut). Each does one thing at a time, in plan order. A step starts as soon as its unit is free and
+
+Compute   its inputs have arrived, and the page-outs of what it changes in place have ended;
+PageIn    the page-out of the copy it reads has ended;
+PageOut   the content that it writes exists;
+Free      takes no time; it ends when every earlier use of the tensor has ended.
+
+Two more rules keep it within the bytes that are counted in plan order: a step that takes RAM starts
+when all earlier steps that give RAM back (every Free, and a Compute its workspace) have ended, and a
+PageOut that takes room in the page store when all earlier page-ins that give room back have ended.
+
+Proof: of the steps that took RAM so far let a be the last in plan order; what was given back before a
+in the plan was given back in time too, or a would not have started. So the RAM held is at most what
+the plan holds at a, counted in plan order; the page store likewise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .graph import Graph
+from .plan import Compute, Free, PageIn, PageOut, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What a step does to RAM and page store; `is_first_run` says so of a Compute."""
+
+    takes_ram: bool = False
+    gives_ram: bool = False
+    takes_store: bool = False
+    gives_store: bool = False
+    is_first_run: bool = False
+
+
+class Units:
+    """The three units, told one step after another in plan order."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._free_s: dict[type[Step], float] = {Compute: 0.0, PageIn: 0.0, PageOut: 0.0}
+        self._ram_given_s = self._store_given_s = 0.0
+        nothing = [0.0] * len(graph.tensors)
+        # Per tensor: its content is in RAM, its last page-out has ended, its last use has ended.
+        self._arrived_s, self._copied_s, self._used_s = nothing, nothing.copy(), nothing.copy()
+
+    def take(self, step: Step, duration_s: float, effect: Effect) -> float:
+        """Run a step as early as the rules allow; returns when it ends."""
+        end_s = self._start_s(step, effect) + duration_s
+        if not isinstance(step, Free):
+            self._free_s[type(step)] = end_s
+        self._note(step, end_s, effect)
+        if effect.gives_ram:
+            self._ram_given_s = max(self._ram_given_s, end_s)
+        if effect.gives_store:
+            self._store_given_s = max(self._store_given_s, end_s)
+        return end_s
+
+    def _start_s(self, step: Step, effect: Effect) -> float:
+        ram_s = self._ram_given_s if effect.takes_ram else 0.0
+        match step:
+            case Compute(operator):
+                op = self._graph.operators[operator]
+                # A rerun leaves what the first run changed in place as it is.
+                changed = op.mutates if effect.is_first_run else ()
+                return max(
+                    self._free_s[Compute],
+                    ram_s,
+                    max((self._arrived_s[k] for k in op.inputs), default=0.0),
+                    max((self._copied_s[k] for k in changed), default=0.0),
+                )
+            case PageIn(k):
+                return max(self._free_s[PageIn], ram_s, self._copied_s[k])
+            case PageOut(k):
+                store_s = self._store_given_s if effect.takes_store else 0.0
+                return max(self._free_s[PageOut], store_s, self._arrived_s[k])
+            case Free(k):
+                return self._used_s[k]
+
+    def _note(self, step: Step, end_s: float, effect: Effect) -> None:
+        match step:
+            case Compute(operator):
+                op = self._graph.operators[operator]
+                for k in (*op.inputs, *op.outputs):
+                    self._used_s[k] = max(self._used_s[k], end_s)
+                for k in (*op.outputs, *(op.mutates if effect.is_first_run else ())):
+                    self._arrived_s[k] = end_s
+            case PageIn(k):
+                self._arrived_s[k] = self._used_s[k] = end_s
+            case PageOut(k):
+                self._copied_s[k] = end_s
+                self._used_s[k] = max(self._used_s[k], end_s)
