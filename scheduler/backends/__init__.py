@@ -2,12 +2,14 @@
 
 from .base import Backend, Outcome, Report, Verdict, minimize
 from .highs import Highs
+from .isolated import Isolated
 from .other import PulpSolver
 from .program import Program
 
 __all__ = [
     "Backend",
     "Highs",
+    "Isolated",
     "Outcome",
     "Program",
     "PulpSolver",

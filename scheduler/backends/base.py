@@ -40,7 +40,9 @@ class Outcome:
         """Both together; of two solutions the newer one, since solvers report improving ones."""
         bounds = [b for b in (self.bound, news.bound) if b is not None]
         values = self.values if news.values is None else news.values
-        return replace(news, bound=max(bounds, default=None), values=values)
+        unproven = values is not None and news.verdict is Verdict.UNKNOWN
+        verdict = Verdict.FEASIBLE if unproven else news.verdict
+        return replace(news, verdict=verdict, bound=max(bounds, default=None), values=values)
 
 
 # Called while a solver runs, with what it has just found: better values, a better bound or both.

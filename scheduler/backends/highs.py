@@ -83,21 +83,23 @@ def _lp(program: Program, relaxed: bool) -> highspy.HighsLp:
 
 
 def _subscribe(highs: highspy.Highs, report: Report) -> None:
-    """Have HiGHS report each better solution, and its bound whenever it would write a line of its log."""
+    """Have HiGHS report each better solution and each better bound."""
+    best = -math.inf
 
     def improved(event: Any) -> None:
-        found = event.data_out
-        values = tuple(np.asarray(found.mip_solution).tolist())
-        bound = _finite(found.mip_dual_bound)
-        report(Outcome(verdict=Verdict.FEASIBLE, bound=bound, values=values))
+        values = tuple(np.asarray(event.data_out.mip_solution).tolist())
+        report(Outcome(verdict=Verdict.FEASIBLE, bound=None, values=values))
 
-    def logged(event: Any) -> None:
-        bound = _finite(event.data_out.mip_dual_bound)
-        if bound is not None:
+    def went_on(event: Any) -> None:
+        nonlocal best
+        bound = event.data_out.mip_dual_bound
+        if bound > best and math.isfinite(bound):
+            best = bound
             report(Outcome(verdict=Verdict.UNKNOWN, bound=bound))
 
     highs.cbMipImprovingSolution.subscribe(improved)
-    highs.cbMipLogging.subscribe(logged)
+    # Called some hundred times a second, and never for the smaller programs that heuristics solve.
+    highs.cbMipInterrupt.subscribe(went_on)
 
 
 def _relaxed_outcome(highs: highspy.Highs) -> Outcome:

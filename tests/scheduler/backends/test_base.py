@@ -11,18 +11,8 @@ from scheduler import Problem
 from scheduler.backends import Highs, Outcome, Verdict, minimize
 from scheduler.backends.program import model_of, program_of
 from scheduler.formulation import formulate
+from tests.scheduler.backends.models import ASKED, knapsack, packing
 from tests.strategies import problems
-
-ASKED = {"start": None, "time_limit_s": 10.0, "gap": 1e-9}
-
-
-def knapsack() -> pulp.LpProblem:
-    """Most value within weight 6: the last of values 4, 5, 6 and weights 3, 4, 5. Relaxed: 7.75."""
-    model = pulp.LpProblem("knapsack", pulp.LpMinimize)
-    take = [model.add_variable(f"take{n}", cat=pulp.LpBinary) for n in range(3)]
-    model.setObjective(pulp.lpSum(-v * t for v, t in zip((4, 5, 6), take, strict=True)))
-    model.addConstraint(pulp.lpSum(w * t for w, t in zip((3, 4, 5), take, strict=True)) <= 6)
-    return model
 
 
 @settings(deadline=None)
@@ -66,25 +56,16 @@ def test_joined_outcomes_keep_the_best_of_both() -> None:
 
 
 def test_highs_reports_better_solutions_and_its_bound_while_it_runs() -> None:
-    """Many knapsack rows: hard enough for several solutions."""
-    random = np.random.default_rng(7)
-    model = pulp.LpProblem("hard", pulp.LpMinimize)
-    take = [model.add_variable(f"take{n:02}", cat=pulp.LpBinary) for n in range(40)]
-    value = random.integers(5, 50, 40).tolist()
-    model.setObjective(pulp.LpAffineExpression(list(zip(take, (-v for v in value), strict=True))))
-    for _ in range(10):
-        weights = random.integers(5, 50, 40).tolist()
-        row = pulp.LpAffineExpression(list(zip(take, weights, strict=True)))
-        model.addConstraint(row <= 400)
     heard: list[Outcome] = []
+    model = packing(40, 10)
     program = program_of(model, model.variables())
     outcome = Highs().run(program, report=heard.append, **ASKED)
-    found = [o.values for o in heard if o.values is not None]
-    costs = [float(np.dot(program.cost, v)) for v in found]
+    costs = [float(np.dot(program.cost, o.values)) for o in heard if o.values is not None]
     assert costs == sorted(costs, reverse=True)
     assert len(costs) > 1
     assert outcome.values is not None
     assert costs[-1] == pytest.approx(float(np.dot(program.cost, outcome.values)))
     bounds = [o.bound for o in heard if o.bound is not None]
-    assert bounds
-    assert max(bounds) <= costs[-1] + 1e-6
+    assert bounds == sorted(bounds)
+    assert len(bounds) > 1
+    assert bounds[-1] <= costs[-1] + 1e-6

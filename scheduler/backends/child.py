@@ -1,0 +1,92 @@
+"""The process in which `Isolated` runs a backend: asked over standard input, answering over standard output.
+
+It first says that it is there, gets a Task, sends an Outcome for each thing found and then an Answer.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+from .base import Backend, Outcome, Verdict
+from .program import Floats, Program
+
+READY = "ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What the backend is to do; the fields are the arguments of `Backend.run`."""
+
+    backend: Backend
+    program: Program
+    start: Floats | None
+    time_limit_s: float
+    gap: float
+    relaxed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The last message of a process."""
+
+    outcome: Outcome
+
+
+def main() -> None:
+    """Do one task and end; also end when the parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    _go_first_when_memory_runs_out()
+    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a solver prints must not get between the answers
+    _send(answers, READY)
+    task: Task = pickle.load(questions)  # noqa: S301 (comes from the process that started this one)
+    threading.Thread(target=_end_with_parent, args=(questions,), daemon=True).start()
+    try:
+        outcome = task.backend.run(
+            task.program,
+            start=task.start,
+            time_limit_s=task.time_limit_s,
+            gap=task.gap,
+            relaxed=task.relaxed,
+            report=lambda found: _send(answers, found),
+        )
+    except Exception as error:  # noqa: BLE001 (whatever a solver does, the parent gets an answer)
+        why = f"the solver failed: {type(error).__name__}: {error}"
+        outcome = Outcome(verdict=Verdict.UNKNOWN, bound=None, cut_short=why)
+    _send(answers, Answer(outcome=outcome))
+
+
+def _send(answers: BinaryIO, message: object) -> None:
+    try:
+        pickle.dump(message, answers)
+        answers.flush()
+    except BrokenPipeError:
+        _end()
+
+
+def _end_with_parent(questions: BinaryIO) -> None:
+    """The parent keeps the pipe open as long as it lives and wants an answer."""
+    while questions.read(1):
+        pass
+    _end()
+
+
+def _end() -> NoReturn:
+    """At once, and with any process that a solver started."""
+    if os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _go_first_when_memory_runs_out() -> None:
+    """Linux then kills the solver rather than the process that holds the best plan."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
