@@ -3,7 +3,7 @@
 from .base import Backend, Outcome, Report, Verdict, minimize
 from .highs import Highs
 from .isolated import Isolated
-from .other import PulpSolver
+from .other import PulpSolver, backend_named, installed
 from .program import Program
 
 __all__ = [
@@ -15,5 +15,7 @@ __all__ = [
     "PulpSolver",
     "Report",
     "Verdict",
+    "backend_named",
+    "installed",
     "minimize",
 ]

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import IO, TypeAlias, cast
 
@@ -76,19 +77,22 @@ class Isolated:
                 relaxed=relaxed,
             )
 
-        try:
-            child = self._started()
-        except OSError as error:
-            why = f"the solver's process could not be started: {error}"
-            return replace(_NOTHING, cut_short=why)
-        return _watched(child, task, end_s + self.grace_s, report)
+        # Solvers that PuLP talks to through files would leave them behind when they are killed.
+        with TemporaryDirectory(prefix="fedpoet-solver-") as folder:
+            try:
+                child = self._started(folder)
+            except OSError as error:
+                why = f"the solver's process could not be started: {error}"
+                return replace(_NOTHING, cut_short=why)
+            return _watched(child, task, end_s + self.grace_s, report)
 
-    def _started(self) -> _Child:
+    def _started(self, folder: str) -> _Child:
         return subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if self.log else subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": folder, "TMP": folder, "TEMP": folder},
             start_new_session=True,  # Ctrl-C reaches the parent only
         )
 

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 Floats: TypeAlias = NDArray[np.float64]
 Whole: TypeAlias = NDArray[np.int32]
 
+# How far a solver's values may miss a limit or a whole number: ten times what solvers allow themselves.
+TOLERANCE = 1e-5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Program:
@@ -42,6 +45,18 @@ class Program:
     def rows(self) -> int:
         """How many rows there are."""
         return len(self.row_lower)
+
+    def admits(self, values: Floats) -> bool:
+        """Whether these values satisfy every bound and row, and are whole where they must be."""
+        row = np.repeat(np.arange(self.rows), np.diff(self.row_start))
+        sums = np.bincount(row, self.factor * values[self.column], minlength=self.rows).astype(
+            float
+        )
+        within = _within(values, self.lower, self.upper) and _within(
+            sums, self.row_lower, self.row_upper
+        )
+        whole = values[self.integer]
+        return within and bool(np.all(np.abs(whole - np.round(whole)) <= TOLERANCE))
 
 
 def program_of(model: pulp.LpProblem, variables: list[pulp.LpVariable]) -> Program:
@@ -102,3 +117,8 @@ def _limits(lower: float, upper: float) -> list[tuple[int, float]]:
 
 def _bounds(values: Iterable[float | None], none: float) -> Floats:
     return np.array([none if value is None else value for value in values], dtype=np.float64)
+
+
+def _within(values: Floats, lower: Floats, upper: Floats) -> bool:
+    slack = TOLERANCE * np.maximum(1.0, np.abs(values))
+    return bool(np.all((values >= lower - slack) & (values <= upper + slack)))

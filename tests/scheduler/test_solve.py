@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pulp
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -25,10 +24,9 @@ from scheduler import (
     replay,
     solve,
 )
-from scheduler.backends import Outcome, PulpSolver, Verdict
+from scheduler.backends import Outcome, Verdict
 from scheduler.decode import decode
 from scheduler.encode import encode
-from scheduler.errors import UnknownName
 from scheduler.formulation import energy_of, formulate
 from scheduler.timeline import Scope
 from tests.scheduler.brute_force import least_energy_j
@@ -203,12 +201,3 @@ class Idle:
 
     def run(self, model: object, **options: object) -> Outcome:
         return Outcome(verdict=Verdict.UNKNOWN, bound=None)
-
-
-def test_another_solver_finds_the_same_optimum() -> None:
-    problem = replace(chain(3), budget=Budget(ram_bytes=30))
-    name = "HiGHS_CMD" if "HiGHS_CMD" in pulp.listSolvers(onlyAvailable=True) else "HiGHS"
-    other = solve(problem, backend=PulpSolver(solver=name))
-    assert other.cost.energy_j == pytest.approx(solve(problem).cost.energy_j)
-    with pytest.raises(UnknownName, match="no solver named"):
-        solve(problem, backend=PulpSolver(solver="none"))

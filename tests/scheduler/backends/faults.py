@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pulp
+
 from scheduler.backends import Outcome, Program, Report, Verdict
 from scheduler.backends.program import Floats
 
@@ -77,6 +79,14 @@ class Faulty:
         """A solver that writes to both outputs, then crashes."""
         os.write(1, b"Welcome to the solver\n" * 10_000)
         os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+        os.abort()
+
+    def _write_file(self) -> None:
+        """As PuLP does for CBC, where PuLP does."""
+        folder = Path(pulp.COIN_CMD(msg=False).tmpDir)
+        (folder / "fedpoet-left-behind").touch()
+        assert self.path is not None
+        self.path.write_text(str(folder))
         os.abort()
 
     def _start_another(self) -> None:

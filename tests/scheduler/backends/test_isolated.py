@@ -178,6 +178,12 @@ def test_highs_killed_in_the_middle_leaves_a_solution_and_a_bound() -> None:
     assert outcome.bound <= model.objective.value() + 1e-6
 
 
+def test_files_of_a_solver_that_crashes_are_removed(tmp_path: Path) -> None:
+    outcome = ran(Faulty(harm="write_file", path=tmp_path / "folder"))
+    assert "SIGABRT" in str(outcome.cut_short)
+    assert not Path((tmp_path / "folder").read_text()).exists()
+
+
 PARENT = """
 import sys
 from pathlib import Path
