@@ -50,12 +50,12 @@ class Decision:
 
     @property
     def text(self) -> str:
-        """For example `paged, recomputed 2 times`."""
+        """For example `paged, recomputed × 2`."""
         if not (self.paged or self.recomputed):
             return "kept" if self.kept else "used at once"
         counts = (("paged", self.paged), ("recomputed", self.recomputed))
         return ", ".join(
-            name if count == 1 else f"{name} {count} times" for name, count in counts if count
+            name if count == 1 else f"{name} × {count}" for name, count in counts if count
         )
 
 

@@ -8,14 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from ..baselines import keep_all
+from ..handling import decisions
 from ..plan import Plan
 from ..problem import Problem
 from ..replay import replay
 from .figure import COLOURS, drawing, figure, svg
-from .schedule import RUNS, Row, Schedule, ram_curve, schedule
+from .schedule import RUNS, Row, Schedule, most_telling, ram_curve, schedule
 from .text import human_bytes, human_s, shortened
 
-ROWS = 34  # tensors a schedule shows; the largest
+ROWS = 34  # tensors that a schedule shows
 
 BYTES = FuncFormatter(lambda value, _: human_bytes(value) if value else "0")
 SECONDS = FuncFormatter(lambda value, _: human_s(value) if value else "0")
@@ -72,23 +73,20 @@ def ram_pictures(plans: Sequence[tuple[str, Plan, Problem]], label: str, columns
 
 
 def schedule_picture(plan: Plan, problem: Problem, name: str, label: str) -> str:
-    """The plan as a picture: operators on top, below them the largest tensors over time."""
+    """The plan as a picture: operators on top, below them tensors over time."""
     walked = schedule(plan, problem)
-    by_size = sorted(problem.graph.tensors, key=lambda t: (-t.size_bytes, t.id))
-    largest = [t.id for t in by_size[:ROWS]]
-    shown = sorted(largest, key=lambda k: (walked.rows[k].first_s, k))
+    chosen = most_telling(decisions(plan, problem), problem.graph, ROWS)
+    shown = sorted(chosen, key=lambda k: (walked.rows[k].first_s, k))
     with drawing(name):
-        made, (ax,) = figure(9.2, 1.0 + 0.19 * (len(shown) + 2))
+        made, (ax,) = figure(9.2, 1.0 + 0.19 * (len(shown) + 3))
         _draw_runs(ax, walked)
         for line, tensor in enumerate(shown):
-            _draw_row(ax, line + 2, walked.rows[tensor])
-        sizes = [problem.graph.tensors[k] for k in shown]
-        ax.set_yticks(
-            [0, *range(2, len(shown) + 2)],
-            ["operators", *(f"{shortened(t.name)}  {human_bytes(t.size_bytes)}" for t in sizes)],
-        )
+            _draw_row(ax, line + 3, walked.rows[tensor])
+        tensors = [problem.graph.tensors[k] for k in shown]
+        names = [f"{shortened(t.name)}  {human_bytes(t.size_bytes)}" for t in tensors]
+        ax.set_yticks([0, 1, *range(3, len(shown) + 3)], ["operators", "page store", *names])
         ax.tick_params(axis="y", labelsize=8, length=0)
-        ax.set_ylim(len(shown) + 1.8, -0.8)
+        ax.set_ylim(len(shown) + 2.8, -0.8)
         ax.set_xlim(0, walked.end_s)
         ax.grid(visible=False)
         ax.xaxis.set_major_formatter(SECONDS)
@@ -100,6 +98,7 @@ def _draw_runs(ax: Axes, walked: Schedule) -> None:
     for colour in RUNS:
         spans = [span for span, drawn in walked.runs if drawn == colour]
         ax.broken_barh(spans, (-0.45, 1.1), facecolors=COLOURS[colour], linewidth=0)
+    ax.broken_barh(walked.moves, (0.75, 0.5), facecolors=COLOURS["paging"], linewidth=0)
 
 
 def _draw_row(ax: Axes, line: int, row: Row) -> None:

@@ -13,9 +13,9 @@ def human_bytes(size: float) -> str:
 
 
 def human_s(seconds: float) -> str:
-    """Milliseconds to hours."""
+    """Microseconds to hours."""
     if 0 < seconds < 0.9995:
-        return f"{seconds * 1000:.3g} ms"
+        return _small(seconds, "s")
     if seconds < 99.5:
         return f"{seconds:.3g} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -25,10 +25,15 @@ def human_s(seconds: float) -> str:
 
 
 def human_j(joules: float) -> str:
-    """Millijoules to kilojoules."""
+    """Microjoules to kilojoules."""
     if 0 < joules < 0.9995:
-        return f"{joules * 1000:.3g} mJ"
+        return _small(joules, "J")
     return f"{joules:.3g} J" if joules < 999.5 else f"{joules / 1000:.3g} kJ"
+
+
+def _small(value: float, unit: str) -> str:
+    milli = value * 1000
+    return f"{milli:.3g} m{unit}" if milli >= 0.9995 else f"{milli * 1000:.3g} µ{unit}"
 
 
 def plural(count: int, one: str) -> str:

@@ -51,7 +51,7 @@ def test_a_rerun_is_charged_to_the_tensor_it_brings_back() -> None:
     problem = chain(3)
     plan = by_hand(problem, *map(Compute, (0, 1, 2, 3, 0, 1, 4, 0, 5)))
     decided = decisions(plan, problem)
-    assert decided[0].text == "recomputed 2 times"
+    assert decided[0].text == "recomputed × 2"
     assert decided[1].text == "recomputed"
     assert [d.energy_j for d in decided[:2]] == [2.0, 1.0]
 

@@ -1,0 +1,129 @@
+"""How little RAM will do: what each moment of the step needs, and the least with which a plan is found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from .baselines import keep_all, page_all
+from .check import check
+from .errors import Infeasible, InvalidPlan, NoPlanInTime
+from .floor import Floor, floor
+from .greedy import greedy
+from .plan import Plan
+from .problem import Problem
+from .replay import replay
+from .solve import solve
+
+# Any plan will do, however much energy it takes: the solver stops at its first.
+ANY_GAP = 1e9
+# One try may take this share of the time.
+TRY_SHARE = 0.25
+# The search ends when nothing is left to learn but this share of the RAM.
+PRECISION = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastRam:
+    """`plan` holds `ram_bytes`, the least of all plans found; no plan holds `refuted_bytes` or less.
+
+    Between the two, the search found nothing and proved nothing.
+    """
+
+    ram_bytes: int
+    refuted_bytes: int
+    plan: Plan
+
+    @property
+    def proven(self) -> bool:
+        """Whether it is known that no plan needs less."""
+        return self.ram_bytes == self.refuted_bytes + 1
+
+
+def needs(problem: Problem) -> tuple[Floor, ...]:
+    """Operators by the RAM that they need with nothing else in RAM, most first.
+
+    Persistent tensors that may not be paged are always in RAM, so they count for all.
+    """
+    graph = problem.graph
+    always = {t.id for t in graph.tensors if graph.is_persistent(t.id) and not t.pageable}
+    size = [t.size_bytes for t in graph.tensors]
+    found = (
+        Floor(
+            ram_bytes=graph.need_bytes(op.id)
+            + sum(size[k] for k in always.difference(op.inputs, op.outputs)),
+            operator=op.name,
+        )
+        for op in graph.operators
+    )
+    return tuple(sorted(found, key=lambda need: -need.ram_bytes))
+
+
+def least_ram(
+    problem: Problem,
+    *,
+    time_limit_s: float = 20.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> LeastRam:
+    """Search between the floor and a plan that is known, within the problem's deadline and page store.
+
+    Raises Infeasible or NoPlanInTime when no plan is found even with as much RAM as keep-all needs.
+    """
+    end_s = clock() + time_limit_s
+    lowest = floor(problem).ram_bytes
+    best = _first(problem, time_limit_s * TRY_SHARE)
+    refuted = fruitless = lowest - 1
+    while True:
+        least = replay(best, problem).peak_bytes
+        left_s = end_s - clock()
+        if least - fruitless <= max(1, int(PRECISION * least)) or left_s <= 0:
+            break
+        # The floor is worth a try of its own: often a plan reaches it.
+        middle = lowest if fruitless < lowest else (least + fruitless) // 2
+        try:
+            best = _any_plan(problem, middle, min(left_s, time_limit_s * TRY_SHARE))
+        except Infeasible:
+            refuted = fruitless = middle
+        except NoPlanInTime:
+            fruitless = middle
+    return LeastRam(ram_bytes=least, refuted_bytes=min(refuted, least - 1), plan=best)
+
+
+def _first(problem: Problem, time_limit_s: float) -> Plan:
+    """The plan to start from: of those known, the one that holds least RAM."""
+    roomy = _with_ram(problem, sum(_everything(problem)))
+    known = [plan for plan in _known(roomy, floor(problem).ram_bytes) if _valid(plan, roomy)]
+    if known:
+        return min(known, key=lambda plan: replay(plan, problem).peak_bytes)
+    return _any_plan(problem, replay(keep_all(problem), problem).peak_bytes, time_limit_s)
+
+
+def _everything(problem: Problem) -> Iterable[int]:
+    yield from (t.size_bytes for t in problem.graph.tensors)
+    yield max(op.workspace_bytes for op in problem.graph.operators)
+
+
+def _known(roomy: Problem, lowest: int) -> Iterable[Plan]:
+    yield keep_all(roomy)
+    yield page_all(roomy)
+    for home in dict.fromkeys(((), roomy.graph.may_live_paged)):
+        if (plan := greedy(_with_ram(roomy, lowest), home)) is not None:
+            yield replace(plan, budget=roomy.budget)
+
+
+def _any_plan(problem: Problem, ram_bytes: int, time_limit_s: float) -> Plan:
+    posed = _with_ram(problem, ram_bytes)
+    return solve(posed, time_limit_s=max(time_limit_s, 0.1), gap=ANY_GAP).plan
+
+
+def _with_ram(problem: Problem, ram_bytes: int) -> Problem:
+    return replace(problem, budget=replace(problem.budget, ram_bytes=ram_bytes))
+
+
+def _valid(plan: Plan, problem: Problem) -> bool:
+    try:
+        check(plan, problem)
+    except InvalidPlan:
+        return False
+    return True
