@@ -1,6 +1,7 @@
 """POET as a library: graph + costs + budget -> a checked plan. Pure: no torch, flwr or grpc."""
 
 from .baselines import keep_all, page_all
+from .cache import PlanCache, cached_solve, default_cache_folder
 from .check import check
 from .device import DeviceProfile, PageLink, cost_table, device_names, load_device
 from .errors import FedpoetError, Infeasible, InvalidPlan, NoPlanInTime
@@ -33,14 +34,17 @@ __all__ = [
     "PageOut",
     "Phase",
     "Plan",
+    "PlanCache",
     "Problem",
     "Replay",
     "Solution",
     "Status",
     "Step",
     "Tensor",
+    "cached_solve",
     "check",
     "cost_table",
+    "default_cache_folder",
     "device_names",
     "floor",
     "from_poet_instance",

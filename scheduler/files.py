@@ -58,49 +58,59 @@ def write_problem(problem: Problem, path: Path) -> None:
 def read_plan(path: Path) -> Plan:
     """A plan file in JSON; it still has to pass `scheduler.check`. Raises BadFile."""
     _require_json(path)
-    document = _read_json(path)
-    _require_format(document, PLAN_FORMAT, path)
+    return plan_of(_read_json(path), path)
+
+
+def plan_of(document: dict[str, Any], where: Path) -> Plan:
+    """The plan that a plan file's content describes. Raises BadFile."""
+    _require_format(document, PLAN_FORMAT, where)
     _require_keys(
         document,
         {"format", "version", "graph_digest", "budget", "paged_at_start", "steps", "digest"},
-        path,
+        where,
     )
     try:
         steps = tuple(_STEPS[name](_whole(number)) for name, number in document["steps"])
         paged = tuple(_whole(k) for k in document["paged_at_start"])
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(
-            f"{path}: steps or paged_at_start are damaged ({error}); plan again"
+            f"{where}: steps or paged_at_start are damaged ({error}); plan again"
         ) from error
     plan = Plan(
         graph_digest=str(document["graph_digest"]),
-        budget=_parse(Budget, document["budget"], f"{path}: budget"),
+        budget=_parse(Budget, document["budget"], f"{where}: budget"),
         steps=steps,
         paged_at_start=paged,
         version=document["version"],
     )
-    require_digest(plan, document["digest"], str(path))
+    require_digest(plan, document["digest"], str(where))
     return plan
 
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write a plan file in JSON, whole or not at all."""
     _require_json(path)
-    head = {
+    head = plan_document(plan)
+    # One step a line: a plan is read, compared and put under version control by people.
+    lines = ",\n".join(f"  {json.dumps(step)}" for step in head.pop("steps"))
+    text = json.dumps(head, indent=1)[:-2] + f',\n "steps": [\n{lines}\n ]\n}}\n'
+    write_atomically(path, text.encode())
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """A plan file's content."""
+    return {
         "format": PLAN_FORMAT,
         "version": plan.version,
         "graph_digest": plan.graph_digest,
         "budget": TypeAdapter(Budget).dump_python(plan.budget, mode="json"),
-        "paged_at_start": plan.paged_at_start,
+        "paged_at_start": list(plan.paged_at_start),
         "digest": plan.digest,
+        "steps": [
+            [_STEP_NAMES[type(s)], s.operator if isinstance(s, Compute) else s.tensor]
+            for s in plan.steps
+        ],
     }
-    # One step a line: a plan is read, compared and put under version control by people.
-    lines = ",\n".join(
-        f'  ["{_STEP_NAMES[type(s)]}", {s.operator if isinstance(s, Compute) else s.tensor}]'
-        for s in plan.steps
-    )
-    text = json.dumps(head, indent=1)[:-2] + f',\n "steps": [\n{lines}\n ]\n}}\n'
-    write_atomically(path, text.encode())
 
 
 def require_digest(plan: Plan, digest: str, where: str) -> None:

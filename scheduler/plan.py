@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
@@ -62,11 +62,14 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the plan in hex."""
-        steps = [[type(s).__name__, *asdict(s).values()] for s in self.steps]
+        steps = [
+            [type(s).__name__, s.operator if isinstance(s, Compute) else s.tensor]
+            for s in self.steps
+        ]
         return digest(
             {
                 "graph": self.graph_digest,
-                "budget": asdict(self.budget),
+                "budget": self.budget,
                 "steps": steps,
                 "paged_at_start": self.paged_at_start,
                 "version": self.version,
@@ -83,7 +86,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """A checked plan with its proof: `lower_bound_j` <= energy of any plan; `gap` is relative to the cost."""
+    """A checked plan with its proof: `lower_bound_j` <= energy of any plan; `gap` is relative to the cost.
+
+    `cut_short` says why the search ended before its time, where it did: Ctrl-C, a solver that crashed.
+    """
 
     status: Status
     plan: Plan
@@ -92,3 +98,4 @@ class Solution:
     gap: float
     wall_s: float
     backend: str
+    cut_short: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 from .errors import BadGraph, BadInput
@@ -77,7 +77,7 @@ class Problem:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of graph, costs and budget, in hex: the key under which a plan may be kept."""
-        return digest(asdict(self))
+        return digest(self)
 
     @property
     def compute_once(self) -> Cost:
