@@ -67,7 +67,7 @@ def explain(name: str, plan: Plan, problem: Problem) -> Explanation:
     Raises UnknownName, with the names that come close.
     """
     graph, used = problem.graph, replay(plan, problem)
-    tensors = _named(name, graph)
+    tensors = named(name, graph)
     found = gaps(plan, graph)
     explained = (
         TensorExplained(
@@ -79,7 +79,8 @@ def explain(name: str, plan: Plan, problem: Problem) -> Explanation:
     return Explanation(plan=plan, used=used, tensors=tuple(explained))
 
 
-def _named(name: str, graph: Graph) -> tuple[int, ...]:
+def named(name: str, graph: Graph) -> tuple[int, ...]:
+    """Tensors that a name stands for, as in `explain`. Raises UnknownName."""
     operators = [op for op in graph.operators if name in (op.name, str(op.id))]
     exact = [op for op in operators if op.name == name] or operators
     if exact:

@@ -41,6 +41,14 @@ class LeastRam:
         return self.ram_bytes == self.refuted_bytes + 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The problem posed by a change of model, batch or optimizer, or why it does not apply."""
+
+    name: str
+    posed: Problem | str
+
+
 def needs(problem: Problem) -> tuple[Floor, ...]:
     """Operators by the RAM that they need with nothing else in RAM, most first.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from client.cli import register
-from scheduler.errors import FedpoetError
+from scheduler.cli import run
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -65,7 +64,7 @@ def simulate(
 
     from .folder import free_folder, require_free, write_run
     from .run import SimulationConfig
-    from .run import simulate as run
+    from .run import simulate as run_simulation
     from .view import View
 
     logging.getLogger("flwr").setLevel(logging.WARNING)  # flwr sets its own level when imported
@@ -86,7 +85,7 @@ def simulate(
     require_free(folder, overwrite)
     console = Console()
     with View(console, config).watching() as watcher:
-        result = run(config, watcher)
+        result = run_simulation(config, watcher)
     if out is None:
         folder = free_folder(
             Path("runs"), name
@@ -98,9 +97,5 @@ def simulate(
 
 
 def main() -> None:
-    """Run the command; fedpoet's own errors become one line and their exit code."""
-    try:
-        app()
-    except FedpoetError as error:
-        sys.stderr.write(f"fedpoet: {error}\n")
-        sys.exit(error.exit_code)
+    """Run the command."""
+    run(app, "fedpoet")

@@ -9,16 +9,19 @@ from matplotlib.ticker import FuncFormatter
 
 from ..baselines import keep_all
 from ..handling import decisions
-from ..plan import Plan
+from ..plan import Plan, Solution
 from ..problem import Problem
 from ..replay import replay
+from ..sweep import Point
 from .figure import COLOURS, drawing, figure, svg
 from .schedule import RUNS, Row, Schedule, most_telling, ram_curve, schedule
-from .text import human_bytes, human_s, shortened
+from .spending import Spending
+from .text import human_bytes, human_j, human_s, shortened
 
 ROWS = 34  # tensors that a schedule shows
 
 BYTES = FuncFormatter(lambda value, _: human_bytes(value) if value else "0")
+JOULES = FuncFormatter(lambda value, _: human_j(value) if value else "0")
 SECONDS = FuncFormatter(lambda value, _: human_s(value) if value else "0")
 
 
@@ -107,3 +110,90 @@ def _draw_row(ax: Axes, line: int, row: Row) -> None:
     ax.broken_barh(row.resident, (line - 0.36, 0.72), facecolors=COLOURS["resident"], linewidth=0)
     ax.broken_barh(row.again, (line - 0.36, 0.72), facecolors=COLOURS["again"], linewidth=0)
     ax.broken_barh(row.moving, (line - 0.36, 0.72), facecolors=COLOURS["paging"], linewidth=0)
+
+
+def energy_picture(rows: Sequence[tuple[str, Spending]], label: str) -> str:
+    """A bar for each row, split by what the joules go to."""
+    parts = (
+        ("computing", [s.compute_j for _, s in rows], "forward"),
+        ("computing again", [s.recompute_j for _, s in rows], "again"),
+        ("paging", [s.paging_j for _, s in rows], "paging"),
+        ("idle power", [s.idle_j for _, s in rows], "idle"),
+    )
+    names = [name for name, _ in rows]
+    with drawing("energy"):
+        made, (ax,) = figure(9.2, 1.1 + 0.5 * len(rows))
+        left = [0.0] * len(rows)
+        for said, joules, colour in parts:
+            ax.barh(names, joules, left=left, height=0.55, color=COLOURS[colour], label=said)
+            left = [a + b for a, b in zip(left, joules, strict=True)]
+        for position, total in enumerate(left):
+            ax.annotate(
+                human_j(total),
+                (total, position),
+                xytext=(6, 0),
+                textcoords="offset points",
+                va="center",
+                weight="bold",
+            )
+        ax.invert_yaxis()
+        ax.grid(visible=True, axis="x")
+        ax.grid(visible=False, axis="y")
+        ax.xaxis.set_major_formatter(JOULES)
+        ax.set_xlim(0, max(left) * 1.12 or 1)
+        ax.tick_params(axis="y", labelcolor=COLOURS["ink"], labelsize=10)
+        made.legend(loc="outside upper left", ncols=len(parts), handlelength=1, columnspacing=1.4)
+        return svg(made, "energy", label)
+
+
+def frontier_picture(points: Sequence[Point], problem: Problem) -> str:
+    """Energy and time of the best plan found against its budget."""
+    solved = [(p.ram_bytes, p.found) for p in points if isinstance(p.found, Solution)]
+    budgets = [ram_bytes for ram_bytes, _ in solved]
+    plain = replay(keep_all(problem), problem)
+    panels = (
+        ("energy of a step", [s.cost.energy_j for _, s in solved], plain.energy_j, JOULES),
+        ("time of a step", [s.cost.time_s for _, s in solved], plain.time_s, SECONDS),
+    )
+    with drawing("frontier"):
+        made, axes = figure(9.2, 3.1, columns=2)
+        for ax, (title, values, least, formatter) in zip(axes, panels, strict=True):
+            if title == "energy of a step":
+                bounds = [s.lower_bound_j for _, s in solved]
+                ax.fill_between(
+                    budgets,
+                    bounds,
+                    values,
+                    color=COLOURS["stored"],
+                    linewidth=0,
+                    label="not proven",
+                )
+            ax.axhline(least, color=COLOURS["plain"], linewidth=1.3, label="keep all in RAM")
+            ax.plot(
+                budgets, values, "o-", color=COLOURS["forward"], markersize=4, label="best plan"
+            )
+            _mark_refused(ax, points, budgets)
+            ax.axvline(
+                problem.budget.ram_bytes,
+                color=COLOURS["budget"],
+                linestyle=(0, (4, 3)),
+                linewidth=1.3,
+                label="budget",
+            )
+            ax.set_title(title)
+            ax.set_xlabel("RAM budget")
+            ax.set_ylim(0, 1.12 * max((*values, least)))
+            ax.xaxis.set_major_formatter(BYTES)
+            ax.yaxis.set_major_formatter(formatter)
+            ax.locator_params(axis="x", nbins=5)
+        handles, labels = axes[0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+        return svg(made, "frontier", "Energy and time of the best plan against the RAM budget")
+
+
+def _mark_refused(ax: Axes, points: Sequence[Point], budgets: Sequence[int]) -> None:
+    refused = [p.ram_bytes for p in points if p.ram_bytes not in budgets]
+    if refused:
+        ax.plot(
+            refused, [0] * len(refused), "x", color=COLOURS["muted"], clip_on=False, label="no plan"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
+
 
 def human_bytes(size: float) -> str:
     """Decimal units, three digits: 180 kB, 1.23 MB."""
@@ -44,3 +46,15 @@ def plural(count: int, one: str) -> str:
 def shortened(name: str, limit: int = 34) -> str:
     """The name, or its beginning and an ellipsis."""
     return name if len(name) <= limit else f"{name[: limit - 1]}…"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> str:
+    """Rows of equal length as plain text in columns; those named by `left` start at the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            f"{cell:<{width}}" if n in left else f"{cell:>{width}}"
+            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
