@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint check format protos clean
+.PHONY: help setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -42,6 +42,9 @@ lint: $(STAMP) ## Check style, format, types and the direction of imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lean: ## Prove that `python -m scheduler` needs neither torch nor flwr, in a fresh environment.
+	PYTHON=$(PYTHON) tests/without_torch.sh
 
 check: lint test ## Everything that must pass before a commit: lint, then test.
 
