@@ -22,6 +22,10 @@ STRIP = {"resident": "█", "again": "▓", "moving": "x", "stored": "─"}
 """How a tensor's strip shows where it is, by the names of `Row`."""
 STRIP_COLOURS = {**DARK, "moving": DARK["paging"]}
 
+BRIEF = 0.25  # a tensor in RAM for less than this share of a column shows as a thin line
+NOTICED = (
+    3  # reruns are what is looked for: they show in a column that others have up to so much more of
+)
 LABEL = 9  # columns left of the chart
 HEIGHT = 12  # lines of the chart
 LEAST_BUDGET_HEIGHT = 4  # lines below the budget; what keep-all needs beyond the top is cut off
@@ -143,7 +147,7 @@ def _runs(plan: Plan, problem: Problem, end_s: float, columns: int, coloured: bo
     moving = share_per_column(walked.moves, end_s, columns)
     text = Text(f"{'computes':>{LABEL}} ")
     for column in range(columns):
-        name = max(RUNS, key=lambda run: shares[run][column])
+        name = max(RUNS, key=lambda r: shares[r][column] * (NOTICED if r == "again" else 1))
         if not shares[name][column]:
             text.append(" ")
         else:
@@ -168,16 +172,15 @@ def share_per_column(spans: Iterable[Span], end_s: float, columns: int) -> list[
 
 
 def strip(row: Row, end_s: float, columns: int) -> Text:
-    """Where one tensor is over time: any time in RAM shows, else the largest share does."""
+    """Where one tensor is over time: any time in RAM shows."""
     shares = {name: share_per_column(getattr(row, name), end_s or 1.0, columns) for name in STRIP}
     text = Text()
     for column in range(columns):
-        in_ram = max(("resident", "again"), key=lambda name: shares[name][column])
-        name = in_ram if shares[in_ram][column] > 0.02 else "moving"
-        if shares["moving"][column] > shares[in_ram][column] / 2:
-            name = "moving"
-        if not shares[name][column]:
-            name = "stored"
-        seen = shares[name][column] > 0
-        text.append(STRIP[name] if seen else " ", STRIP_COLOURS[name])
+        name = max(("resident", "again"), key=lambda name: shares[name][column])
+        share = shares[name][column]
+        if shares["moving"][column] > share / 2:
+            name, share = "moving", 1.0
+        elif not share and shares["stored"][column]:
+            name, share = "stored", 1.0
+        text.append((STRIP[name] if share > BRIEF else "▏") if share else " ", STRIP_COLOURS[name])
     return text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from ..baselines import keep_all
 from ..handling import decisions
@@ -19,6 +19,9 @@ from .spending import Spending
 from .text import human_bytes, human_j, human_s, shortened
 
 ROWS = 34  # tensors that a schedule shows
+
+MINUTES = tuple(60 * n for n in (1, 2, 5, 10, 15, 20, 30, 60, 120, 240, 360, 720, 1440))
+"""Seconds between ticks of a long time axis."""
 
 BYTES = FuncFormatter(lambda value, _: human_bytes(value) if value else "0")
 JOULES = FuncFormatter(lambda value, _: human_j(value) if value else "0")
@@ -55,9 +58,19 @@ def draw_ram(ax: Axes, plan: Plan, problem: Problem, title: str) -> None:
         )
     ax.set_title(f"{title}: {human_bytes(own.peak_bytes)} of {human_bytes(budget)}")
     ax.yaxis.set_major_formatter(BYTES)
+    ax.set_xlim(0, 1.02 * max(own.time_s, plain.time_s))
+    _count_time(ax, 4)
+
+
+def _count_time(ax: Axes, ticks: int) -> None:
+    """Ticks of whole minutes or hours where the axis is long enough."""
     ax.xaxis.set_major_formatter(SECONDS)
-    ax.locator_params(axis="x", nbins=4)
-    ax.set_xlim(left=0)
+    end_s = ax.get_xlim()[1]
+    steps = [step for step in MINUTES if end_s / step <= ticks]
+    if end_s >= 2 * MINUTES[0] and steps:
+        ax.xaxis.set_major_locator(MultipleLocator(steps[0]))
+    else:
+        ax.locator_params(axis="x", nbins=ticks)
 
 
 def ram_pictures(plans: Sequence[tuple[str, Plan, Problem]], label: str, columns: int = 3) -> str:
@@ -92,7 +105,7 @@ def schedule_picture(plan: Plan, problem: Problem, name: str, label: str) -> str
         ax.set_ylim(len(shown) + 2.8, -0.8)
         ax.set_xlim(0, walked.end_s)
         ax.grid(visible=False)
-        ax.xaxis.set_major_formatter(SECONDS)
+        _count_time(ax, 8)
         ax.spines["left"].set_visible(False)
         return svg(made, name, label)
 

@@ -1,0 +1,52 @@
+"""The page of a plan: one file, whole, with the figures of the accountant."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from scheduler import Budget, Plan, Problem, Solution, solve
+from scheduler.graph import Graph
+from scheduler.sweep import budgets_between, sweep
+from scheduler.view.page import plan_page
+from tests.pages import assert_asks_for_nothing, assert_well_formed
+from tests.scheduler.problems import chain
+
+
+def plainly(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
+    return solve(problem, time_limit_s=time_limit_s)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    posed = replace(chain(), budget=Budget(ram_bytes=40))
+    tensors = (replace(posed.graph.tensors[0], name="<b>&"), *posed.graph.tensors[1:])
+    graph = Graph(operators=posed.graph.operators, tensors=tensors, name="a <chain>")
+    return replace(posed, graph=graph)
+
+
+@pytest.fixture(scope="module")
+def solution(problem: Problem) -> Solution:
+    return solve(problem)
+
+
+def test_the_page_is_one_file_and_well_formed(problem: Problem, solution: Solution) -> None:
+    points = sweep(problem, (20, *budgets_between(problem, 3)), plainly)
+    for page in (plan_page(solution, problem), plan_page(solution, problem, points)):
+        assert_asks_for_nothing(page)
+        assert_well_formed(page)
+        assert "a &lt;chain&gt;" in page
+        assert "&lt;b&gt;&amp;" in page
+    assert page.count("<svg") == 4
+    assert "below the floor of 30 bytes" in page
+    assert page.count('<div class="scroll"><svg') == page.count("<svg")
+
+
+def test_the_page_shows_the_plans_figures(problem: Problem, solution: Solution) -> None:
+    page = plan_page(solution, problem)
+    assert "optimal" in page
+    assert "40 bytes of 40" in page
+    assert f"{solution.cost.energy_j:.3g} J" in page
+    assert "recomputed" in page
+    assert page == plan_page(solution, problem)
