@@ -1,11 +1,11 @@
-"""Plans that need no solver, to compare with and to start from: graph and costs -> plan."""
+"""Plain training, and its opposite: two plans that need neither solver nor search."""
 
 from __future__ import annotations
 
-from .graph import Kind
-from .liveness import with_frees
-from .plan import Compute, PageIn, PageOut, Plan, Step
-from .problem import Problem
+from ..graph import Kind
+from ..liveness import with_frees
+from ..plan import Compute, PageIn, PageOut, Plan, Step
+from ..problem import Problem
 
 
 def keep_all(problem: Problem) -> Plan:

@@ -1,0 +1,31 @@
+"""Optimal paging only: what POET is without recomputing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from ..backends import Backend
+from ..errors import Infeasible, NoPlanInTime
+from ..plan import Plan
+from ..problem import Problem
+from ..reductions import WithoutRecomputing
+from ..solve import solve
+
+
+def paging(
+    problem: Problem,
+    *,
+    time_limit_s: float = 60.0,
+    gap: float = 1e-4,
+    backend: Backend | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Plan | None:
+    """The best plan found in the time limit in which every operator runs once."""
+    reduction = WithoutRecomputing()
+    reduced, inverse = reduction.apply(problem)
+    try:
+        found = solve(reduced, time_limit_s=time_limit_s, gap=gap, backend=backend, clock=clock)
+    except (Infeasible, NoPlanInTime):
+        return None
+    return reduction.invert(found.plan, inverse)
