@@ -26,7 +26,7 @@ aten = torch.ops.aten
 _NEVER_RANDOM = {aten._scaled_dot_product_flash_attention_for_cpu.default}  # noqa: SLF001
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Node:
     """One node that computes: the bases it reads, makes and changes.
 

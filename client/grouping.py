@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,10 +12,12 @@ from scheduler.graph import Phase
 
 from .dataflow import Node
 
-# Above this many forward and backward operators, neighbours are joined even if unrelated.
-MAX_OPERATORS = 60
-# A node is small if what it makes is at most this part of the largest need.
+# Above this many forward and backward operators, neighbours are joined even if that loses something.
+MAX_OPERATORS = 400
+# Bytes are few if they are at most this part of the largest need.
 SMALL_PART = 32
+# Work is little if it is at most this share of the step's.
+SMALL_WORK = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,11 @@ class Unit:
         return sum(n.heavy for n in self.nodes)
 
     @cached_property
+    def flops(self) -> int:
+        """Work of all nodes."""
+        return sum(n.flops for n in self.nodes)
+
+    @cached_property
     def random(self) -> bool:
         """Whether any node draws random numbers."""
         return any(n.random for n in self.nodes)
@@ -75,20 +82,27 @@ class Grouping:
     def __init__(
         self, nodes: Sequence[Node], size: Callable[[fx.Node], int], kept: frozenset[fx.Node]
     ) -> None:
-        self._size, self._kept = size, kept
+        self._kept = kept
         self._users: dict[fx.Node, set[Node]] = {}
         for node in nodes:
             for base in node.reads:
                 self._users.setdefault(base, set()).add(node)
+        self._bytes = {b: size(b) for n in nodes for b in (*n.reads, *n.makes)}
+        self._made_nowhere = self._users.keys() - {b for n in nodes for b in n.makes}
+        self._need: dict[Unit, int] = {}
+        self._pairs: dict[tuple[Unit, Unit], Unit] = {}
         self.units = [Unit((n,)) for n in nodes]
         self._unit_of = {u.nodes[0]: u for u in self.units}
-        self.limit_bytes = max(self.need_bytes(u) for u in self.units)
+        self._place = {u: i for i, u in enumerate(self.units)}
+        self._flops = max(1, sum(n.flops for n in nodes))
+        self.limit_bytes = max(map(self.need_bytes, self.units))
+        self._small_bytes = self.limit_bytes // SMALL_PART
 
-    def join(self) -> list[Unit]:
-        """The operators, in order."""
+    def join(self, max_operators: int) -> list[Unit]:
+        """The operators, in order; about `max_operators` at most."""
         while self._join_chains() or self._join_beside():
             pass
-        while len(self.units) > MAX_OPERATORS and self._join_least():
+        while len(self.units) > max_operators and self._join_least():
             pass
         return self.units
 
@@ -104,16 +118,26 @@ class Grouping:
 
     def need_bytes(self, unit: Unit) -> int:
         """Bytes held at most while the unit runs: reads, outputs and what lives inside."""
-        lasting = {*self.outputs(unit), *unit.reads}
+        if unit not in self._need:
+            self._need[unit] = self._measure(unit)
+        return self._need[unit]
+
+    def _measure(self, unit: Unit) -> int:
+        outputs = self.outputs(unit)
+        lasting = {*outputs, *unit.reads}
         last = {b: i for i, n in enumerate(unit.nodes) for b in (*n.makes, *n.reads)}
-        held = peak = sum(map(self._size, unit.reads))
-        in_place = copies_left_out(unit, self.outputs(unit))
+        held = peak = self._sum(unit.reads)
+        in_place = copies_left_out(unit, outputs)
+        lasting.update(in_place.values())
         for i, node in enumerate(unit.nodes):
-            held += sum(self._size(b) for b in node.makes if b not in in_place)
+            held += self._sum(b for b in node.makes if b not in in_place)
             peak = max(peak, held)
-            used = {*node.reads, *node.makes} - lasting - set(in_place.values())
-            held -= sum(self._size(b) for b in used if last[b] == i)
+            used = {*node.reads, *node.makes} - lasting
+            held -= self._sum(b for b in used if last[b] == i)
         return peak
+
+    def _sum(self, bases: Iterable[fx.Node]) -> int:
+        return sum(map(self._bytes.__getitem__, bases))
 
     def _readers(self, base: fx.Node) -> set[Unit]:
         return {self._unit_of[n] for n in self._users.get(base, ())}
@@ -134,30 +158,48 @@ class Grouping:
             readers = self._readers(base) - {unit}
             if len(readers) == 1:
                 found.update(readers)
-        return sorted(self.units.index(u) for u in found)
+        return sorted(self._place[u] for u in found)
 
     def _join_beside(self) -> bool:
-        """Join neighbours of which one adds next to nothing; True if any were joined."""
+        """Join neighbours where that costs next to nothing; True if any were joined."""
         joined, place = False, 0
         while place + 1 < len(self.units):
             one, other = self.units[place], self.units[place + 1]
-            beside = self._adds_little(one, other) or self._adds_little(other, one)
-            if beside and self._try(place, place + 1):
+            if self._costs_little(one, other) and self._try(place, place + 1):
                 joined = True
             else:
                 place += 1
         return joined
 
-    def _adds_little(self, unit: Unit, neighbour: Unit) -> bool:
-        if sum(map(self._size, unit.makes)) * SMALL_PART > self.limit_bytes:
-            return False
-        return set(unit.reads) <= {*neighbour.reads, *neighbour.makes, *unit.writes}
+    def _costs_little(self, one: Unit, other: Unit) -> bool:
+        more = self._more_bytes(one, other)
+        return (
+            more <= self._small_bytes and self._more_flops(one, other) <= SMALL_WORK * self._flops
+        )
+
+    def _more_bytes(self, one: Unit, other: Unit) -> int:
+        """RAM that the two need together beyond what the larger needs alone."""
+        together = self.need_bytes(self._joined(one, other))
+        return together - max(self.need_bytes(one), self.need_bytes(other))
+
+    def _more_flops(self, one: Unit, other: Unit) -> int:
+        """Work that a rerun for what one makes does on top, because the other runs with it.
+
+        Only forward operators are worth running again.
+        """
+        if one.phase is not Phase.FORWARD:
+            return 0
+        made = set(self.outputs(self._joined(one, other)))
+        return sum(b.flops for a, b in ((one, other), (other, one)) if not made.isdisjoint(a.makes))
+
+    def _loss(self, one: Unit, other: Unit) -> float:
+        more = max(0, self._more_bytes(one, other))
+        return more / self.limit_bytes + self._more_flops(one, other) / self._flops
 
     def _join_least(self) -> bool:
-        """Join the two neighbours that need least together."""
+        """Join the two neighbours that lose least by it."""
         places = sorted(
-            range(len(self.units) - 1),
-            key=lambda i: self.need_bytes(_joined(self.units[i], self.units[i + 1])),
+            range(len(self.units) - 1), key=lambda i: self._loss(self.units[i], self.units[i + 1])
         )
         return any(self._try(i, i + 1, heavy=len(self.units)) for i in places)
 
@@ -166,18 +208,38 @@ class Grouping:
         first, second = self.units[i], self.units[j]
         if first.heavy + second.heavy > heavy or not _fits_together(first, second):
             return False
-        between = self.units[i + 1 : j]
-        down = not any(_must_follow(u, first) for u in between)
-        up = not any(_must_follow(second, u) for u in between)
-        both = _joined(first, second)
-        if not (down or up) or both.depends_on_writes.intersection(self.outputs(both)):
+        both = self._joined(first, second)
+        if both.depends_on_writes.intersection(self.outputs(both)):
             return False
         if self.need_bytes(both) > self.limit_bytes:
+            return False
+        between = self.units[i + 1 : j]
+        down = self._worth_waiting(first, second, j)
+        down = down and not any(_must_follow(u, first) for u in between)
+        up = not any(_must_follow(second, u) for u in between)
+        if not (down or up):
             return False
         self.units[j if down else i] = both
         del self.units[i if down else j]
         self._unit_of.update(dict.fromkeys(both.nodes, both))
+        self._place = {u: n for n, u in enumerate(self.units)}
         return True
+
+    def _worth_waiting(self, first: Unit, second: Unit, j: int) -> bool:
+        """Whether `first` may run as late as place `j` without more RAM in between.
+
+        What it reads then lives until there, what it makes does not. Sources may be paged: no matter.
+        """
+        reads = set(first.reads) - self._made_nowhere - set(second.reads)
+        longer = [b for b in reads if all(self._place[u] < j for u in self._readers(b))]
+        saved = [b for b in self.outputs(first) if b not in self._kept]
+        return self._sum(longer) - self._sum(saved) <= self._small_bytes
+
+    def _joined(self, first: Unit, second: Unit) -> Unit:
+        pair = first, second
+        if pair not in self._pairs:
+            self._pairs[pair] = Unit(first.nodes + second.nodes)
+        return self._pairs[pair]
 
 
 def copies_left_out(unit: Unit, outputs: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
@@ -193,10 +255,6 @@ def copies_left_out(unit: Unit, outputs: Sequence[fx.Node]) -> dict[fx.Node, fx.
             if old in unit.makes and old not in outputs and last[old] is node:
                 found[copy] = old
     return found
-
-
-def _joined(first: Unit, second: Unit) -> Unit:
-    return Unit(first.nodes + second.nodes)
 
 
 def _fits_together(first: Unit, second: Unit) -> bool:

@@ -31,9 +31,11 @@ from .setting import Setting
 NAMED_NODES = 3
 
 
-def lower(captured: Capture, probes: dict[str, Probe], setting: Setting, name: str) -> Traced:
+def lower(
+    captured: Capture, probes: dict[str, Probe], setting: Setting, name: str, max_operators: int
+) -> Traced:
     """Number tensors and operators; `probes` says what the optimizer does to each parameter."""
-    return _Lowering(captured, probes, setting).run(name)
+    return _Lowering(captured, probes, setting).run(name, max_operators)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +57,10 @@ class _Lowering:
         self._add_sources()
         self.state_ids = {n: self._add_states(n, p.state) for n, p in probes.items()}
 
-    def run(self, name: str) -> Traced:
+    def run(self, name: str, max_operators: int) -> Traced:
         kept = frozenset({self.loss, *self.gradient.values()})
         grouping = Grouping(self.flow.nodes, self.flow.size_bytes, kept)
-        units = self._with_updates(grouping.join(), grouping.limit_bytes)
+        units = self._with_updates(grouping.join(max_operators), grouping.limit_bytes)
         operators: list[Operator] = []
         bodies: list[Body] = []
         for unit in units:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from scheduler.errors import Untraceable
 from scheduler.graph import Operator
@@ -47,11 +47,15 @@ def with_workspace(traced: Traced, module: nn.Module, optimizer: torch.optim.Opt
 
 
 class _Trial:
-    """Runs operators in graph order; `layouts` are those that their outputs really have."""
+    """Runs operators in graph order; `layouts` are those that their outputs really have.
+
+    What has run before on inputs of the same layouts, as in a stack of equal layers, is not run again.
+    """
 
     def __init__(self, program: Program, optimizers: Mapping[str, ParameterOptimizer]) -> None:
         self.program, self.optimizers = program, optimizers
         self.layouts = list(program.layouts)
+        self._known: dict[object, tuple[int, tuple[Layout, ...]]] = {}
 
     def workspace_bytes(self, op: Operator) -> int:
         body = self.program.bodies[op.id]
@@ -70,14 +74,14 @@ class _Trial:
         return max(self._run_bytes(op, run, body.grad_mode) for run in runs)
 
     def _run_bytes(self, op: Operator, run: Function, grad_mode: bool) -> int:
-        inputs = [_made_up(self.layouts[k]) for k in op.inputs]
-        with torch.set_grad_enabled(grad_mode), AllocatorTrace() as trace:
-            outputs = run(*inputs)
-        _require_own_memory(op, inputs, outputs)
-        for k, tensor in zip(op.outputs, outputs, strict=True):
-            self.layouts[k] = Layout.of(tensor)
-        made = sum(t.untyped_storage().nbytes() for t in outputs)
-        return max(0, trace.usage.peak_bytes - made)
+        layouts = tuple(self.layouts[k] for k in op.inputs)
+        key = (_signature(run), layouts, grad_mode)
+        if key not in self._known:
+            self._known[key] = _tried(op, run, layouts, grad_mode)
+        workspace_bytes, made = self._known[key]
+        for k, layout in zip(op.outputs, made, strict=True):
+            self.layouts[k] = layout
+        return workspace_bytes
 
     def _update_bytes(self, op: Operator, body: Update) -> int:
         """The first update creates the state, which the graph counts among the inputs already."""
@@ -92,6 +96,29 @@ class _Trial:
         with AllocatorTrace() as trace:
             run_update(body, {**tensors, **created}, self.optimizers)
         return max(0, first, trace.usage.peak_bytes)
+
+
+def _tried(
+    op: Operator, run: Function, layouts: tuple[Layout, ...], grad_mode: bool
+) -> tuple[int, tuple[Layout, ...]]:
+    """Workspace of one run, and the layouts of what it makes."""
+    inputs = [_made_up(layout) for layout in layouts]
+    with torch.set_grad_enabled(grad_mode), AllocatorTrace() as trace:
+        outputs = run(*inputs)
+    _require_own_memory(op, inputs, outputs)
+    made = tuple(map(Layout.of, outputs))
+    return max(0, trace.usage.peak_bytes - sum(one.storage_bytes for one in made)), made
+
+
+def _signature(run: Function) -> str:
+    """What a function does, whatever its nodes are called."""
+    nodes = list(run.__self__.graph.nodes)  # type: ignore[attr-defined]
+    number = {n: f"%{i}" for i, n in enumerate(nodes)}
+    return "\n".join(
+        f"{n.op if n.op == 'placeholder' else n.target} "
+        f"{fx.map_arg(n.args, number.__getitem__)} {fx.map_arg(n.kwargs, number.__getitem__)}"
+        for n in nodes
+    )
 
 
 def _made_up(layout: Layout) -> Tensor:

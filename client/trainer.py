@@ -27,6 +27,7 @@ from scheduler.problem import Cost
 
 from .capture import Batch, Loss
 from .executor import Executor
+from .grouping import MAX_OPERATORS
 from .measure import with_workspace
 from .memory import undo_bytes
 from .page_store import PageStore
@@ -108,14 +109,16 @@ def pose_step(
     device: DeviceProfile,
     ram_bytes: int | None = None,
     deadline_factor: float | None = None,
+    max_operators: int = MAX_OPERATORS,
 ) -> Posed:
     """Trace, measure and cost one training step.
 
     `ram_bytes` is the whole step's budget; None takes what the device leaves for training. The
     deadline is `deadline_factor` times the time of computing everything once. Of the page store, the
-    plan may use what undoing a failed step leaves. Raises Untraceable.
+    plan may use what undoing a failed step leaves. `max_operators` is `trace`'s. Raises Untraceable.
     """
-    traced = with_workspace(trace(module, loss, optimizer, batch), module, optimizer)
+    traced = trace(module, loss, optimizer, batch, max_operators=max_operators)
+    traced = with_workspace(traced, module, optimizer)
     budget = Budget(
         ram_bytes=device.trainable_bytes if ram_bytes is None else ram_bytes,
         page_store_bytes=max(0, device.page_store_bytes - _store_overhead_bytes(traced, device)),

@@ -22,7 +22,7 @@ def random_plan(problem: Problem, seed: int) -> Plan:
 
 
 class _Walk:
-    """`caution` from 0 to 1 makes it likelier that what leaves RAM comes back as a page."""
+    """`caution` from 0 to 1 lets less leave RAM, and makes it likelier that it comes back as a page."""
 
     def __init__(self, problem: Problem, draw: random.Random, caution: float) -> None:
         self.problem, self.graph, self.draw = problem, problem.graph, draw
@@ -37,7 +37,7 @@ class _Walk:
         self.stage = 0
         self.page_share = max(caution, draw.choice((0.2, 0.6, 0.9)))
         self.rerun_share = (1 - caution) / 2
-        self.leave_share = draw.choice((0.2, 0.5, 0.8))
+        self.leave_share = (1 - caution) * draw.choice((0.2, 0.5, 0.8))
 
     def plan(self) -> Plan:
         for op in self.graph.operators:

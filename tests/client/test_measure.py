@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 
 import pytest
 import torch
 from torch import nn
 
+from client import measure
 from client.allocator import AllocatorTrace
 from client.measure import with_workspace
 from client.trace import trace
@@ -73,3 +75,22 @@ def test_workspace_is_what_eager_training_knows_nothing_of():
     measured = with_workspace(traced, module, optimizer)
     (update,) = (op for op in measured.graph.operators if op.phase is Phase.UPDATE)
     assert 64 * 64 * 4 <= update.workspace_bytes <= 3 * 64 * 64 * 4
+
+
+def test_equal_layers_are_measured_once_and_differing_ones_are_not(monkeypatch):
+    def stack(*widths):
+        pairs = itertools.pairwise(widths)
+        layers = [m for a, b in pairs for m in (nn.Linear(a, b), nn.Tanh())]
+        return nn.Sequential(*layers, nn.Linear(widths[-1], 5))
+
+    tried = []
+    genuine = measure._tried
+    monkeypatch.setattr(measure, "_tried", lambda op, *a: tried.append(op.id) or genuine(op, *a))
+    counts = []
+    for widths in ((8,) * 4, (8,) * 8, range(8, 16)):
+        module, batch = stack(*widths), (torch.zeros(2, 8), torch.zeros(2, dtype=torch.long))
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        tried.clear()
+        with_workspace(trace(module, LOSS, optimizer, batch), module, optimizer)
+        counts.append(len(tried))
+    assert counts[0] == counts[1] < counts[2]

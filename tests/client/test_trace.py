@@ -14,7 +14,7 @@ from client.measure import with_workspace
 from client.program import Computation
 from client.trace import trace
 from scheduler import Kind, Phase, keep_all, replay
-from tests.client.models import MODELS, Convolutional, Mlp, Residual, Tied, batch
+from tests.client.models import MODELS, Convolutional, Mlp, Recurrent, Residual, Tied, batch
 from tests.client.twins import LOSS, Twin
 
 
@@ -109,7 +109,20 @@ def test_dropout_is_not_recomputed_but_what_it_multiplies_is():
 
 def test_ordinary_nets_have_few_operators():
     for kind in MODELS:
-        assert len(traced(kind).graph.operators) <= 70, kind
+        assert len(traced(kind).graph.operators) <= 90, kind
+
+
+def test_operators_are_joined_down_to_the_number_asked_for():
+    module, optimizer = Recurrent(), torch.optim.SGD
+    posed = [
+        trace(module, LOSS, optimizer(module.parameters()), sample(Recurrent), max_operators=n)
+        for n in (1000, 40, 30)
+    ]
+    counts = [sum(op.phase is not Phase.UPDATE for op in p.graph.operators) for p in posed]
+    assert counts[0] > 40
+    assert counts[1:] == [40, 30]
+    needs = [max(p.graph.need_bytes(op.id) for op in p.graph.operators) for p in posed]
+    assert needs[0] == needs[1] == needs[2]
 
 
 def test_no_operator_needs_more_than_the_largest_node():
