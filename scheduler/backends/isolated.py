@@ -103,22 +103,53 @@ def _watched(
     """What the child says until it answers, ends, or is ended by time or by Ctrl-C."""
     news: _News = SimpleQueue()
     talk = Thread(target=_talk, args=(child, task, news), daemon=True)
-    known, answered = _NOTHING, False
+    heard = _Heard(news)
+    cut_short, interrupted = None, False
     try:
         talk.start()
-        while not answered and (message := news.get(timeout=max(end_s - time.monotonic(), 0.0))):
-            answered = isinstance(message, Answer)
-            found = message.outcome if isinstance(message, Answer) else message
-            known = known.joined(found)
-            if report is not None and not answered:
-                report(found)
+        heard.listen(end_s, report)
     except Empty:
-        return replace(known, cut_short="the solver did not end at its time limit")
+        cut_short = "the solver did not end at its time limit"
     except KeyboardInterrupt:
-        return replace(known, cut_short="interrupted", interrupted=True)
+        cut_short, interrupted = "interrupted", True
     finally:
         _end(child, talk)
-    return known if answered else replace(known, cut_short=_how_it_ended(child.returncode))
+    heard.rest()
+    if cut_short is None and not heard.answered:
+        cut_short = _how_it_ended(child.returncode)
+    if cut_short is None:
+        return heard.known
+    return replace(heard.known, cut_short=cut_short, interrupted=interrupted)
+
+
+class _Heard:
+    """What the child has said so far."""
+
+    def __init__(self, news: _News) -> None:
+        self.known = _NOTHING
+        self.answered = False
+        self._news = news
+
+    def listen(self, end_s: float, report: Report | None) -> None:
+        """Until the child has answered or will say no more. Raises Empty at `end_s`."""
+        while not self.answered:
+            message = self._news.get(timeout=max(end_s - time.monotonic(), 0.0))
+            if message is None:
+                return
+            self._hear(message)
+            if report is not None and isinstance(message, Outcome):
+                report(message)
+
+    def rest(self) -> None:
+        """What was on its way when the child was ended."""
+        while not self._news.empty():
+            if (message := self._news.get()) is not None:
+                self._hear(message)
+
+    def _hear(self, message: Outcome | Answer) -> None:
+        self.answered = isinstance(message, Answer)
+        found = message.outcome if isinstance(message, Answer) else message
+        self.known = self.known.joined(found)
 
 
 def _talk(child: _Child, task: Callable[[], Task], news: _News) -> None:

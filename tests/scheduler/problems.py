@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from scheduler import (
     Budget,
     Cost,
@@ -12,6 +16,9 @@ from scheduler import (
     Phase,
     Problem,
     Tensor,
+    floor,
+    keep_all,
+    replay,
 )
 
 
@@ -67,3 +74,32 @@ def with_unit_costs(graph: Graph, page_s: float) -> Problem:
         page_out=(page,) * len(graph.tensors),
     )
     return Problem(graph=graph, costs=costs, budget=Budget(ram_bytes=10**6))
+
+
+def tangled(seed: int = 0) -> Problem:
+    """Forty operators with skips, uneven sizes and costs, and a tight budget: no proof within a minute."""
+    random, count = np.random.default_rng(seed), 20
+    tensors, operators = [], []
+    for i in range(2 * count):
+        forward = i < count
+        size_bytes = int(random.integers(50, 1000))
+        kind = Kind.ACTIVATION if forward else Kind.GRADIENT
+        tensors.append(Tensor(id=i, name=f"t{i}", size_bytes=size_bytes, kind=kind))
+        saved = () if forward else (2 * count - 1 - i, 2 * count - 2 - i)
+        skip = (int(random.integers(i)),) if i > 2 and random.random() < 0.5 else ()
+        inputs = tuple(dict.fromkeys(k for k in (i - 1, *saved, *skip) if 0 <= k < i))
+        phase = Phase.FORWARD if forward else Phase.BACKWARD
+        operators.append(Operator(id=i, name=f"op{i}", inputs=inputs, outputs=(i,), phase=phase))
+
+    def costs(most_j: float) -> tuple[Cost, ...]:
+        pairs = random.uniform((0.5, 1.0), (2.0, most_j), (2 * count, 2))
+        return tuple(Cost(time_s=float(t), energy_j=float(e)) for t, e in pairs)
+
+    problem = Problem(
+        graph=Graph(operators=tuple(operators), tensors=tuple(tensors)),
+        costs=CostTable(operators=costs(10.0), page_in=costs(8.0), page_out=costs(8.0)),
+        budget=Budget(ram_bytes=10**9),
+    )
+    least, most = floor(problem).ram_bytes, replay(keep_all(problem), problem).peak_bytes
+    ram_bytes = least + (most - least) // 7
+    return replace(problem, budget=Budget(ram_bytes=ram_bytes))

@@ -193,24 +193,45 @@ print(outcome.verdict, outcome.cut_short, outcome.interrupted, outcome.bound, ou
 """
 
 
+def note_the_solver(noted: Path) -> None:
+    """Write down the solver's process once HiGHS is at work in it."""
+
+    def note() -> None:
+        while not (found := children()):
+            time.sleep(0.02)
+        time.sleep(3.0)
+        draft = noted.with_suffix(".new")
+        draft.write_text(" ".join(map(str, found)))
+        draft.replace(noted)
+
+    threading.Thread(target=note, daemon=True).start()
+
+
 BUSY = """
-import sys, threading, time
+import sys
 from pathlib import Path
 from scheduler.backends import Highs, Isolated, minimize
 from tests.scheduler.backends.models import packing
-from tests.scheduler.backends.test_isolated import children
-noted = Path(sys.argv[1])
-
-def note():
-    time.sleep(3)  # HiGHS is at work by then
-    draft = noted.with_suffix(".new")
-    draft.write_text(" ".join(map(str, children())))
-    draft.replace(noted)
-
-threading.Thread(target=note, daemon=True).start()
+from tests.scheduler.backends.test_isolated import note_the_solver
+note_the_solver(Path(sys.argv[1]))
 backend = Isolated(Highs())
 outcome = minimize(backend, packing(300, 30), start=None, time_limit_s=600, gap=0.0)
 print(outcome.verdict, outcome.cut_short)
+"""
+
+PLANNING = """
+import sys
+from pathlib import Path
+from scheduler import check, solve
+from scheduler.backends import Highs, Isolated
+from tests.scheduler.backends.test_isolated import note_the_solver
+from tests.scheduler.problems import tangled
+note_the_solver(Path(sys.argv[1]))
+problem = tangled()
+solution = solve(problem, backend=Isolated(Highs()), time_limit_s=600)
+check(solution.plan, problem)
+assert 0.0 < solution.gap < 0.5, solution.gap
+print(solution.status)
 """
 
 
@@ -247,8 +268,9 @@ def test_the_solver_ends_when_its_planner_is_killed(tmp_path: Path, code: str) -
     [
         (PARENT, "feasible interrupted True -2.0 (0.0, 0.0, 0.0)\n"),
         (BUSY, "feasible interrupted\n"),
+        (PLANNING, "feasible\n"),
     ],
-    ids=["another program", "HiGHS"],
+    ids=["another program", "HiGHS", "solve"],
 )
 def test_ctrl_c_gives_what_was_found_and_no_traceback(
     tmp_path: Path, code: str, printed: str
