@@ -24,6 +24,7 @@ from scheduler import (
     page_all,
     replay,
 )
+from scheduler.blocks import Block
 from tests.client.random_plans import random_plan
 
 
@@ -138,3 +139,16 @@ def planned(draw: st.DrawFn, overlap: bool = False, spare: bool = False) -> tupl
     extra = draw(st.integers(0, 30)) if spare else 0
     budget = Budget(ram_bytes=used.peak_bytes + extra, page_store_bytes=used.page_store_peak_bytes)
     return replace(wide, budget=budget), replace(plan, budget=budget)
+
+
+@st.composite
+def blocks(draw: st.DrawFn, most: int) -> list[Block]:
+    """Blocks of a few bytes over a few moments; some leave and come back at the end."""
+    found = []
+    for _ in range(draw(st.integers(1, most))):
+        first, last = sorted((draw(st.integers(0, 9)), draw(st.integers(0, 9))))
+        spans: tuple[tuple[int, int], ...] = ((first, last),)
+        if draw(st.integers(0, 4)) == 0 and last < 9:
+            spans = ((0, first), (last + 1, 9))
+        found.append(Block(size_bytes=draw(st.integers(1, 9)), spans=spans))
+    return found

@@ -25,7 +25,7 @@ from tests.scheduler.problems import chain
 from tests.strategies import planned
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(planned(overlap=True, spare=True))
 def test_same_steps_within_the_same_limits_and_never_later(case: tuple[Problem, Plan]) -> None:
     problem, plan = case
