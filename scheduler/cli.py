@@ -194,9 +194,10 @@ def show_solution(solution: Solution, problem: Problem, all_rows: bool = False) 
 
     typer.echo(lines(solution_rows(solution, problem)))
     console = Console()
-    if console.is_terminal:
+    draws = console.is_terminal and console.encoding.startswith("utf")
+    if draws:
         show_chart(console, solution.plan, problem)
-    if console.is_terminal or all_rows:
+    if draws or all_rows:
         show_tensors(console, solution.plan, problem, all_rows)
 
 

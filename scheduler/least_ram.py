@@ -19,7 +19,7 @@ from .solve import solve
 # Any plan will do, however much energy it takes: the solver stops at its first.
 ANY_GAP = 1e9
 # One try may take this share of the time.
-TRY_SHARE = 0.25
+TRY_SHARE = 0.15
 # The search ends when nothing is left to learn but this share of the RAM.
 PRECISION = 0.005
 
@@ -80,12 +80,12 @@ def least_ram(
     """
     end_s = clock() + time_limit_s
     lowest = floor(problem).ram_bytes
-    best = _first(problem, time_limit_s * TRY_SHARE)
+    best = _by_known_plans(problem, _first(problem, time_limit_s * TRY_SHARE), clock, end_s)
     refuted = fruitless = lowest - 1
     while True:
         least = replay(best, problem).peak_bytes
         left_s = end_s - clock()
-        if least - fruitless <= max(1, int(PRECISION * least)) or left_s <= 0:
+        if _near(fruitless, least) or left_s <= 0:
             break
         # The floor is worth a try of its own: often a plan reaches it.
         middle = lowest if fruitless < lowest else (least + fruitless) // 2
@@ -96,6 +96,25 @@ def least_ram(
         except NoPlanInTime:
             fruitless = middle
     return LeastRam(ram_bytes=least, refuted_bytes=min(refuted, least - 1), plan=best)
+
+
+def _near(too_little: int, enough: int) -> bool:
+    return enough - too_little <= max(1, int(PRECISION * enough))
+
+
+def _by_known_plans(problem: Problem, best: Plan, clock: Callable[[], float], end_s: float) -> Plan:
+    """Go down as far as plans that need no solver reach."""
+    too_little = floor(problem).ram_bytes - 1
+    while not _near(too_little, least := replay(best, problem).peak_bytes) and clock() < end_s:
+        middle = (least + too_little) // 2
+        posed = _with_ram(problem, middle)
+        valid = (plan for plan in _known(posed, middle) if _valid(plan, posed))
+        found = next(valid, None)
+        if found is None:
+            too_little = middle
+        else:
+            best = found
+    return best
 
 
 def _first(problem: Problem, time_limit_s: float) -> Plan:

@@ -34,7 +34,7 @@ LEAST_BUDGET_HEIGHT = 4  # lines below the budget; what keep-all needs beyond th
 def ram_chart(plan: Plan, problem: Problem, width: int, coloured: bool) -> Text:
     """RAM over time of a plan, of keep-all behind it, and the budget; below it what runs when."""
     own, plain = replay(plan, problem), replay(keep_all(problem), problem)
-    columns = width - LABEL - 1
+    columns = max(10, width - LABEL - 1)
     end_s = max(own.time_s, plain.time_s) or 1.0
     budget = plan.budget.ram_bytes
     scale = _scale(budget, own.peak_bytes, plain.peak_bytes)

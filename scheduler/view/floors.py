@@ -19,14 +19,24 @@ NEXT = 4  # operators named after the one that sets the floor
 def floor_rows(problem: Problem, least: LeastRam | FedpoetError) -> Rows:
     """The floor, what sets it and what comes next; the least RAM for which a plan was found."""
     lowest = floor(problem)
-    others = [need for need in needs(problem) if need.operator != lowest.operator]
+    others: dict[int, list[str]] = {}
+    for need in needs(problem):
+        if need.operator != lowest.operator:
+            others.setdefault(need.ram_bytes, []).append(need.operator)
     plain = replay(keep_all(problem), problem)
     return (
         ("floor", f"{lowest.ram_bytes:,} bytes, set by {lowest.operator}: no plan holds less"),
-        *(("then", f"{need.ram_bytes:,} bytes, {need.operator}") for need in others[:NEXT]),
+        *(
+            ("then", f"{size:,} bytes, {_several(names)}")
+            for size, names in [*others.items()][:NEXT]
+        ),
         ("least found", _found(problem, least)),
         ("keep-all peak", f"{plain.peak_bytes:,} bytes"),
     )
+
+
+def _several(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more like it"
 
 
 def _found(problem: Problem, least: LeastRam | FedpoetError) -> str:

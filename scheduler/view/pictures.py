@@ -43,7 +43,7 @@ def draw_ram(ax: Axes, plan: Plan, problem: Problem, title: str) -> None:
     ax.axhline(
         budget, color=COLOURS["budget"], linestyle=(0, (4, 3)), linewidth=1.3, label="budget"
     )
-    top = 1.2 * max(plain.peak_bytes, own.peak_bytes)
+    top = 1.2 * max(plain.peak_bytes, own.peak_bytes, 1)
     ax.set_ylim(0, max(top, 1.12 * budget) if budget < 2 * top else top)
     if budget >= 2 * top:
         ax.text(
@@ -58,7 +58,7 @@ def draw_ram(ax: Axes, plan: Plan, problem: Problem, title: str) -> None:
         )
     ax.set_title(f"{title}: {human_bytes(own.peak_bytes)} of {human_bytes(budget)}")
     ax.yaxis.set_major_formatter(BYTES)
-    ax.set_xlim(0, 1.02 * max(own.time_s, plain.time_s))
+    ax.set_xlim(0, 1.02 * max(own.time_s, plain.time_s) or 1)
     _count_time(ax, 4)
 
 
@@ -103,7 +103,7 @@ def schedule_picture(plan: Plan, problem: Problem, name: str, label: str) -> str
         ax.set_yticks([0, 1, *range(3, len(shown) + 3)], ["operators", "page store", *names])
         ax.tick_params(axis="y", labelsize=8, length=0)
         ax.set_ylim(len(shown) + 2.8, -0.8)
-        ax.set_xlim(0, walked.end_s)
+        ax.set_xlim(0, walked.end_s or 1)
         ax.grid(visible=False)
         _count_time(ax, 8)
         ax.spines["left"].set_visible(False)
@@ -195,7 +195,7 @@ def frontier_picture(points: Sequence[Point], problem: Problem) -> str:
             )
             ax.set_title(title)
             ax.set_xlabel("RAM budget")
-            ax.set_ylim(0, 1.12 * max((*values, least)))
+            ax.set_ylim(0, 1.12 * max((*values, least)) or 1)
             ax.xaxis.set_major_formatter(BYTES)
             ax.yaxis.set_major_formatter(formatter)
             ax.locator_params(axis="x", nbins=5)
