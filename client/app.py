@@ -23,7 +23,7 @@ from protos.codec import decode_plan, encode_plan
 from scheduler import Plan
 from scheduler.errors import BadFile, BadInput, RunFailed
 
-from .node import PLAN_TIME_LIMIT_S, Node, PlanCache, Settings, WorkloadLoader
+from .node import PLAN_TIME_LIMIT_S, Node, PreparedSteps, Settings, WorkloadLoader
 from .outbox import Update, failure
 from .workload import BUILT_IN, load_workload
 
@@ -34,10 +34,10 @@ Value = TypeVar("Value", bound=bool | int | float | str)
 
 
 def build_client_app(
-    cache: PlanCache | None = None, load: WorkloadLoader = load_workload
+    cache: PreparedSteps | None = None, load: WorkloadLoader = load_workload
 ) -> ClientApp:
     """A ClientApp. `cache` keeps prepared steps for all nodes that this process plays."""
-    prepared: PlanCache = {} if cache is None else cache
+    prepared: PreparedSteps = {} if cache is None else cache
     load_once = functools.cache(load)
     app = ClientApp()
 
@@ -53,7 +53,9 @@ def build_client_app(
     return app
 
 
-def _train(message: Message, context: Context, cache: PlanCache, load: WorkloadLoader) -> Update:
+def _train(
+    message: Message, context: Context, cache: PreparedSteps, load: WorkloadLoader
+) -> Update:
     node = Node(settings_of(context), cache, load)
     prepared = node.prepare(_known_plan(context))
     context.state[PLAN] = ConfigRecord({"plan": encode_plan(prepared.solution.plan)})

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scheduler import DeviceProfile
+from scheduler import DeviceProfile, PlanCache
 from scheduler.errors import BadInput
 
 from .state import score
@@ -39,8 +39,11 @@ def train_locally(
     time_limit_s: float = 60.0,
     seed: int = 0,
     on_step: Callable[[int, int, float], None] | None = None,
+    cache: PlanCache | None = None,
 ) -> LocalOutcome:
     """Train a fresh model on one partition; `on_step` gets steps done, steps in all, and the loss.
+
+    A plan that `cache` knows is not searched for again.
 
     Raises what `prepare` and `train` raise. torch's global generator is left as it was.
     """
@@ -53,7 +56,7 @@ def train_locally(
         ram_bytes=ram_bytes,
         deadline_factor=deadline_factor,
     )
-    prepared = planned(posed, time_limit_s=time_limit_s)
+    prepared = planned(posed, time_limit_s=time_limit_s, cache=cache)
     examples = workload.training_examples(partition)
     total = workload.local_epochs * (len(examples) // workload.batch_size)
 

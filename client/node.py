@@ -44,7 +44,7 @@ class Settings:
 
 
 PlanKey = tuple[str, str, int | None, int | None, float | None, float]
-PlanCache = MutableMapping[PlanKey, Prepared]
+PreparedSteps = MutableMapping[PlanKey, Prepared]
 """Prepared training steps within one process: devices of one kind and budget share theirs."""
 
 WorkloadLoader = Callable[[str], Workload]
@@ -66,7 +66,7 @@ class Node:
     """A device that takes part: settings, its data, and its prepared training step."""
 
     def __init__(
-        self, settings: Settings, cache: PlanCache, load: WorkloadLoader = load_workload
+        self, settings: Settings, cache: PreparedSteps, load: WorkloadLoader = load_workload
     ) -> None:
         self.settings = settings
         self._cache = cache

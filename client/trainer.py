@@ -14,13 +14,14 @@ from scheduler import (
     Budget,
     DeviceProfile,
     Plan,
+    PlanCache,
     Problem,
     Solution,
     Status,
+    cached_solve,
     check,
     cost_table,
     replay,
-    solve,
 )
 from scheduler.errors import BadInput
 from scheduler.problem import Cost
@@ -142,8 +143,9 @@ def prepare(
     deadline_factor: float | None = None,
     time_limit_s: float = 60.0,
     plan: Plan | None = None,
+    cache: PlanCache | None = None,
 ) -> Prepared:
-    """`pose_step`, then solve it; with `plan`, check that one instead.
+    """`pose_step`, then solve it, unless `cache` knows its plan; with `plan`, check that one instead.
 
     Raises Untraceable, Infeasible with the floor, NoPlanInTime or InvalidPlan.
     """
@@ -156,13 +158,19 @@ def prepare(
         ram_bytes=ram_bytes,
         deadline_factor=deadline_factor,
     )
-    return planned(posed, time_limit_s=time_limit_s, plan=plan)
+    return planned(posed, time_limit_s=time_limit_s, plan=plan, cache=cache)
 
 
-def planned(posed: Posed, *, time_limit_s: float, plan: Plan | None = None) -> Prepared:
-    """Solve a posed step, or check a plan that is known. Raises what `prepare` raises."""
+def planned(
+    posed: Posed,
+    *,
+    time_limit_s: float,
+    plan: Plan | None = None,
+    cache: PlanCache | None = None,
+) -> Prepared:
+    """Solve a posed step or look its plan up, or check a plan that is known. Raises what `prepare` raises."""
     if plan is None:
-        solution = solve(posed.problem, time_limit_s=time_limit_s)
+        solution = cached_solve(posed.problem, cache, time_limit_s=time_limit_s)
     else:
         solution = _known(plan, posed.problem)
     return Prepared(

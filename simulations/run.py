@@ -15,7 +15,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 from client.app import build_client_app
-from client.node import PLAN_TIME_LIMIT_S, Node, PlanCache, Settings, WorkloadLoader
+from client.node import PLAN_TIME_LIMIT_S, Node, PreparedSteps, Settings, WorkloadLoader
 from client.state import buffer_names, evaluation, initial_arrays
 from client.workload import Workload, load_workload, with_training
 from scheduler.errors import BadInput, Infeasible, NoPlanInTime, RunFailed
@@ -87,7 +87,7 @@ def simulate(config: SimulationConfig, watcher: Watcher | None = None) -> Result
     torch.set_num_threads(1)  # sums in one order, whatever the machine
     try:
         fleet = load_fleet(config.fleet, workload.partitions)
-        cache: PlanCache = {}
+        cache: PreparedSteps = {}
         plans, left_out = enrol(config, fleet, cache, load, watcher)
         names = {plan.kind.name for plan in plans}
         able = replace(fleet, devices=tuple(d for d in fleet.devices if d.kind.name in names))
@@ -108,7 +108,7 @@ def simulate(config: SimulationConfig, watcher: Watcher | None = None) -> Result
 def enrol(
     config: SimulationConfig,
     fleet: Fleet,
-    cache: PlanCache,
+    cache: PreparedSteps,
     load: WorkloadLoader,
     watcher: Watcher,
 ) -> tuple[tuple[KindPlan, ...], tuple[LeftOut, ...]]:

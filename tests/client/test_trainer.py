@@ -10,7 +10,7 @@ import torch
 
 from client.trainer import pose, pose_step, prepare, train
 from client.workload import Examples, Workload
-from scheduler import Status, check, keep_all, load_device, page_all, replay
+from scheduler import PlanCache, Status, check, keep_all, load_device, page_all, replay
 from scheduler.errors import BadInput, Infeasible, InvalidPlan
 from tests.client.models import CLASSES, Convolutional, Mlp, batch
 from tests.client.twins import LOSS, outcome, require_same, train_plainly
@@ -107,7 +107,7 @@ def test_the_default_budget_is_what_the_device_leaves(mlp):
 
 
 def test_a_known_plan_is_checked_and_not_solved_again(mlp, monkeypatch):
-    monkeypatch.setattr("client.trainer.solve", None)
+    monkeypatch.setattr("client.trainer.cached_solve", None)
     again = prepared(plan=mlp.solution.plan)
     assert again.solution.plan == mlp.solution.plan
     assert again.solution.status is Status.FEASIBLE
@@ -183,3 +183,14 @@ def test_a_workload_poses_a_problem():
     assert posed.problem.graph.digest != double.problem.graph.digest
     with pytest.raises(BadInput, match="fewer than a batch of 9"):
         pose(replace(workload(examples), batch_size=9), DEVICE)
+
+
+def test_a_step_seen_before_is_traced_but_not_solved_again(mlp, tmp_path):
+    cache = PlanCache(folder=tmp_path / "plans")
+    budget = between(mlp)
+    first = prepared(ram_bytes=budget, cache=cache)
+    again = prepared(ram_bytes=budget, cache=cache)
+    assert "cache" not in first.solution.backend
+    assert again.solution.backend == f"{first.solution.backend} (from the cache)"
+    assert again.solution.plan == first.solution.plan
+    assert "cache" not in prepared(ram_bytes=budget + 1, cache=cache).solution.backend
