@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..arena import arena_bytes
 from ..baselines import keep_all
 from ..plan import Plan, Solution
 from ..problem import Problem
@@ -14,9 +15,10 @@ def solution_rows(solution: Solution, problem: Problem) -> Rows:
     """Status, energy, bound and gap of a solution, and what its plan uses."""
     plain = replay(keep_all(problem), problem)
     plain_j = plain.energy_j
+    cut_short = f"; cut short: {solution.cut_short}" if solution.cut_short else ""
     above = solution.cost.energy_j / plain_j - 1 if plain_j else 0.0
     return (
-        ("status", f"{solution.status} ({solution.backend}, {solution.wall_s:.2f} s)"),
+        ("status", f"{solution.status} ({solution.backend}, {solution.wall_s:.2f} s{cut_short})"),
         (
             "energy",
             f"{solution.cost.energy_j:.6g} J, {above:+.4%} against keep-all ({plain_j:.6g} J)",
@@ -29,17 +31,28 @@ def solution_rows(solution: Solution, problem: Problem) -> Rows:
 
 
 def use_rows(plan: Plan, problem: Problem) -> Rows:
-    """RAM, time, transfers and reruns of a plan."""
+    """RAM, time, transfers and reruns of a valid plan."""
     used, budget = replay(plan, problem), plan.budget
     limit = "no deadline" if budget.time_s is None else f"deadline {budget.time_s:.6g} s"
     once_s = problem.compute_once.time_s
     return (
         ("peak", f"{used.peak_bytes:,} bytes of {budget.ram_bytes:,}"),
+        ("arena", _arena(plan, problem, used.peak_bytes)),
         ("time", f"{used.time_s:.6g} s, computing once takes {once_s:.6g} s; {limit}"),
         ("paged out", f"{used.page_out_bytes:,} bytes"),
         ("paged in", f"{used.page_in_bytes:,} bytes"),
         ("recomputed", f"{len(used.recomputed)} operator runs"),
     )
+
+
+def _arena(plan: Plan, problem: Problem, peak_bytes: int) -> str:
+    """One block of RAM in which everything has a fixed address."""
+    total_bytes = arena_bytes(plan, problem)
+    if total_bytes == peak_bytes:
+        return f"{total_bytes:,} bytes: fixed addresses take no more than the peak"
+    said = f"{total_bytes:,} bytes: fixed addresses take {total_bytes - peak_bytes:,} more"
+    over_bytes = total_bytes - plan.budget.ram_bytes
+    return said + (f", {over_bytes:,} over the budget" if over_bytes > 0 else "")
 
 
 def lines(rows: Rows) -> str:

@@ -57,6 +57,7 @@ bound          10.5 J: no plan takes less
 gap            0.0000%
 keep-all peak  60 bytes
 peak           50 bytes of 50
+arena          50 bytes: fixed addresses take no more than the peak
 time           11 s, computing once takes 10 s; no deadline
 paged out      10 bytes
 paged in       10 bytes
