@@ -37,7 +37,7 @@ def use_rows(plan: Plan, problem: Problem) -> Rows:
     once_s = problem.compute_once.time_s
     return (
         ("peak", f"{used.peak_bytes:,} bytes of {budget.ram_bytes:,}"),
-        ("arena", _arena(plan, problem, used.peak_bytes)),
+        ("arena", arena_text(arena_bytes(plan, problem), used.peak_bytes, budget.ram_bytes)),
         ("time", f"{used.time_s:.6g} s, computing once takes {once_s:.6g} s; {limit}"),
         ("paged out", f"{used.page_out_bytes:,} bytes"),
         ("paged in", f"{used.page_in_bytes:,} bytes"),
@@ -45,13 +45,12 @@ def use_rows(plan: Plan, problem: Problem) -> Rows:
     )
 
 
-def _arena(plan: Plan, problem: Problem, peak_bytes: int) -> str:
-    """One block of RAM in which everything has a fixed address."""
-    total_bytes = arena_bytes(plan, problem)
-    if total_bytes == peak_bytes:
+def arena_text(total_bytes: int, peak_bytes: int, budget_bytes: int) -> str:
+    """What one block of RAM takes in which everything has a fixed address."""
+    if total_bytes <= peak_bytes:
         return f"{total_bytes:,} bytes: fixed addresses take no more than the peak"
     said = f"{total_bytes:,} bytes: fixed addresses take {total_bytes - peak_bytes:,} more"
-    over_bytes = total_bytes - plan.budget.ram_bytes
+    over_bytes = total_bytes - budget_bytes
     return said + (f", {over_bytes:,} over the budget" if over_bytes > 0 else "")
 
 
