@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from .base import Backend, Outcome, Verdict
 from .program import Floats, Program
 
 READY = "ready"
+# Its folder for temporary files has a name that begins so.
+FOLDER_PREFIX = "fedpoet-solver-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +84,11 @@ def _end_with_parent(questions: BinaryIO) -> None:
 
 
 def _end() -> NoReturn:
-    """At once, and with any process that a solver started."""
-    if os.getpgid(0) == os.getpid():
+    """At once, with the files and the processes of the solver: there is no parent to see to it."""
+    folder = Path(tempfile.gettempdir())
+    if folder.name.startswith(FOLDER_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.name == "posix" and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

@@ -21,7 +21,7 @@ from threading import Thread
 from typing import IO, TypeAlias, cast
 
 from .base import Backend, Outcome, Report, Verdict
-from .child import Answer, Task
+from .child import FOLDER_PREFIX, Answer, Task
 from .program import Floats, Program
 
 # The child imports from where its parent does, be that an installation, a checkout or an app bundle.
@@ -78,7 +78,7 @@ class Isolated:
             )
 
         # Solvers that PuLP talks to through files would leave them behind when they are killed.
-        with TemporaryDirectory(prefix="fedpoet-solver-") as folder:
+        with TemporaryDirectory(prefix=FOLDER_PREFIX) as folder:
             try:
                 child = self._started(folder)
             except OSError as error:
@@ -167,7 +167,12 @@ def _talk(child: _Child, task: Callable[[], Task], news: _News) -> None:
 def _end(child: _Child, talk: Thread) -> None:
     """End the child with all that it started, and give back what talking to it took."""
     with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)  # before the wait, while the id is still the child's
+        if os.name == "posix":
+            os.killpg(
+                child.pid, signal.SIGKILL
+            )  # before the wait, while the id is still the child's
+        else:
+            child.kill()
     talk.join()
     with suppress(BrokenPipeError), child:
         pass

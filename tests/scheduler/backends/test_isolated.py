@@ -114,6 +114,16 @@ def test_a_crash_leaves_what_was_reported(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("log", [True, False])
+def test_what_the_solver_prints_goes_to_standard_error_or_nowhere(
+    log: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Isolated(Highs(log=True), log=log).run(small(), **ASKED)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert ("Running HiGHS" in err) == log
+
+
 @pytest.mark.parametrize("harm", ["sleep", "stop"])
 def test_a_hang_ends_soon_after_the_time_limit(harm: str) -> None:
     began_s = time.monotonic()
@@ -240,6 +250,7 @@ def start_parent(code: str, noted: Path) -> tuple[subprocess.Popen[str], list[in
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(noted)],
         cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(noted.parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -261,6 +272,7 @@ def test_the_solver_ends_when_its_planner_is_killed(tmp_path: Path, code: str) -
         parent.kill()
         parent.communicate()
     wait_until_gone(solver)
+    assert list(tmp_path.iterdir()) == [tmp_path / "pids"]
 
 
 @pytest.mark.parametrize(
@@ -282,3 +294,4 @@ def test_ctrl_c_gives_what_was_found_and_no_traceback(
     assert parent.returncode == 0
     assert (out, err) == (printed, "")
     wait_until_gone(solver)
+    assert list(tmp_path.iterdir()) == [tmp_path / "pids"]
