@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -73,7 +74,9 @@ class PulpSolver:
             program = replace(program, integer=np.zeros_like(program.integer))
         model, variables = model_of(program)
         if start is not None:
-            for variable, value in zip(variables, start.tolist(), strict=True):
+            # PuLP refuses a value that misses a bound by rounding.
+            inside = np.clip(start, program.lower, program.upper)
+            for variable, value in zip(variables, inside.tolist(), strict=True):
                 variable.setInitialValue(value)
         options: dict[str, Any] = {"msg": False, "timeLimit": time_limit_s, **manner.gap(gap)}
         if start is not None:
@@ -203,8 +206,14 @@ def _manner(solver: str) -> _Manner:
     return _MANNERS.get(solver.lower()) or _Manner(
         package="pulp",
         is_there=lambda: solver in pulp.listSolvers(onlyAvailable=True),
-        make=lambda **options: pulp.getSolver(solver, **options),
+        make=lambda **options: _make_other(solver, options),
         gap=lambda _: {},
         ended=_pulp_ended,
         optimum_is_bound=False,
     )
+
+
+def _make_other(solver: str, options: dict[str, Any]) -> Any:
+    """With the options that it takes: some know nothing of a start, a few of no time limit."""
+    takes = inspect.signature(type(pulp.getSolver(solver, msg=False)).__init__).parameters
+    return pulp.getSolver(solver, **{name: o for name, o in options.items() if name in takes})

@@ -90,10 +90,21 @@ class Faulty:
         os.abort()
 
     def _start_another(self) -> None:
-        """A solver that runs a program, as PuLP does with CBC; its id is written down."""
+        """A solver that runs a program, as PuLP does with CBC; the ids of both are written down."""
         assert self.path is not None
         with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
-            draft = self.path.with_suffix(".new")
-            draft.write_text(f"{os.getpid()} {other.pid}")
-            draft.replace(self.path)
+            write_whole(self.path, f"{os.getpid()} {other.pid}")
             other.wait()
+
+    def _start_another_and_crash(self) -> None:
+        assert self.path is not None
+        other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        write_whole(self.path, f"{os.getpid()} {other.pid}")
+        os.abort()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Nobody reads half of it."""
+    draft = path.with_suffix(".new")
+    draft.write_text(text)
+    draft.replace(path)
