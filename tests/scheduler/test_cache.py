@@ -30,7 +30,7 @@ from scheduler import (
     replay,
     solve,
 )
-from scheduler.backends import Outcome, Verdict
+from scheduler.backends import Highs, Outcome, Verdict
 from scheduler.errors import BadInput
 from tests.scheduler.problems import chain
 from tests.strategies import problems
@@ -54,7 +54,7 @@ def found(plan: Plan, lower_bound_j: float, cut_short: str | None = None) -> Sol
     )
 
 
-BEST = solve(PROBLEM).plan
+BEST = solve(PROBLEM, backend=Highs()).plan
 DEAR = page_all(PROBLEM)
 
 
@@ -83,7 +83,7 @@ def test_what_was_solved_once_is_not_solved_again(
 ) -> None:
     cache = PlanCache(folder=tmp_path_factory.mktemp("plans"))
     try:
-        first = cached_solve(problem, cache)
+        first = cached_solve(problem, cache, backend=Highs())
     except Infeasible:
         return
     idle = Idle()
@@ -139,7 +139,7 @@ def test_no_plan_in_time_falls_back_to_what_is_known(cache: PlanCache) -> None:
     tight = replace(slow, budget=Budget(ram_bytes=30, time_s=slow.compute_once.time_s * 2))
     with pytest.raises(NoPlanInTime):
         cached_solve(tight, cache, backend=Idle())
-    solved = solve(tight)
+    solved = solve(tight, backend=Highs())
     weak = replace(solved, lower_bound_j=1.0, cut_short="interrupted", wall_s=0.5)
     cache.put(tight, weak, **ASKED)
     idle = Idle()
@@ -209,7 +209,7 @@ def test_a_plan_that_breaks_a_rule_is_not_taken(cache: PlanCache) -> None:
     broken = replace(BEST, steps=BEST.steps[1:])
     cache.put(PROBLEM, replace(found(BEST, 11.0), plan=broken), **ASKED)
     assert cache.get(PROBLEM, **ASKED) is None
-    assert cached_solve(PROBLEM, cache).plan == BEST
+    assert cached_solve(PROBLEM, cache, backend=Highs()).plan == BEST
     known = cache.get(PROBLEM, **ASKED)
     assert known is not None
     check(known.plan, PROBLEM)
@@ -219,13 +219,13 @@ def test_a_folder_where_the_file_should_be_is_harmless(cache: PlanCache, entry: 
     entry.unlink()
     entry.mkdir()
     assert cache.get(PROBLEM, **ASKED) is None
-    assert cached_solve(PROBLEM, cache).plan == BEST
+    assert cached_solve(PROBLEM, cache, backend=Highs()).plan == BEST
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     cache = PlanCache(folder=tmp_path / "file" / "plans")
-    assert cached_solve(PROBLEM, cache).plan == BEST
+    assert cached_solve(PROBLEM, cache, backend=Highs()).plan == BEST
     assert cache.get(PROBLEM, **ASKED) is None
 
 
@@ -239,7 +239,7 @@ def test_what_was_not_used_for_longest_goes_first(cache: PlanCache, entry: Path)
     small = replace(cache, most_bytes=int(3.5 * size_bytes))
     others = [replace(PROBLEM, budget=Budget(ram_bytes=40 + n)) for n in range(1, 5)]
     for age_s, problem in enumerate(others[:2]):
-        cached_solve(problem, small)
+        cached_solve(problem, small, backend=Highs())
         for path in cache.folder.glob(f"{problem.digest}*"):
             os.utime(path, (1000.0 + age_s, 1000.0 + age_s))
     os.utime(entry, (1.0, 1.0))
@@ -247,13 +247,13 @@ def test_what_was_not_used_for_longest_goes_first(cache: PlanCache, entry: Path)
     draft.touch()
     os.utime(draft, (0.0, 0.0))
     assert small.get(PROBLEM, **ASKED) is not None  # the oldest, but used now
-    cached_solve(others[2], small)
+    cached_solve(others[2], small, backend=Highs())
     kept = [small.get(p, **ASKED) is not None for p in (PROBLEM, *others[:3])]
     assert kept == [True, False, True, True]
     assert stranger.exists()
     assert not draft.exists()
     tiny = replace(cache, most_bytes=size_bytes // 2)
-    cached_solve(others[3], tiny)
+    cached_solve(others[3], tiny, backend=Highs())
     assert tiny.get(others[3], **ASKED) is None
 
 

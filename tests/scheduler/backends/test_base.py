@@ -34,6 +34,13 @@ def test_values_are_left_in_the_variables() -> None:
     assert [v.varValue for v in model.variables()] == pytest.approx([0.0, 0.0, 1.0])
     relaxed = minimize(Highs(), model, relaxed=True, **ASKED)
     assert relaxed.bound == pytest.approx(-7.75)
+
+
+def test_no_solution_leaves_no_values() -> None:
+    model = knapsack()
+    assert minimize(Highs(), model, **ASKED).values is not None
+    model.addConstraint(pulp.lpSum(model.variables()) >= 4)
+    assert minimize(Highs(), model, **ASKED).verdict is Verdict.INFEASIBLE
     assert [v.varValue for v in model.variables()] == [None, None, None]
 
 
