@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pulp
 
-from .formulation import Formulation, Term
+from .formulation import Formulation, Term, least_time
 from .plan import Compute, Free, PageIn, PageOut, Plan
 from .replay import resident_at_start
 from .timeline import Slot
@@ -28,22 +28,27 @@ def encode(form: Formulation, plan: Plan) -> Values | None:
             case PageOut(tensor):
                 walk.page_out(tensor)
             case Free(tensor):
-                walk.resident.discard(tensor)
-                walk.waiting.discard(tensor)
+                for tensors in (walk.resident, walk.waiting, walk.from_page):
+                    tensors.discard(tensor)
     walk.skip_to(len(form.timeline.slots))
     for k in range(len(form.keep)):
         walk.arrive(k)
+    walk.values[form.time] = least_time(form, walk.values)
     return walk.values
 
 
 class _Walk:
-    """`waiting` are tensors paged in whose event has not come yet: the program pages in just then."""
+    """`waiting` are tensors paged in whose event has not come yet: the program pages in just then.
+
+    `from_page` are resident tensors whose content came from their page copy.
+    """
 
     def __init__(self, form: Formulation, plan: Plan) -> None:
         self.form, self.graph = form, form.problem.graph
         self.slot_of = {slot: n for n, slot in enumerate(form.timeline.slots)}
         self.resident = resident_at_start(self.graph, plan.paged_at_start)
         self.waiting: set[int] = set()
+        self.from_page: set[int] = set()
         self.event = [0] * len(self.graph.tensors)
         self.content = [0] * len(self.graph.tensors)
         self.next_slot = 0
@@ -59,19 +64,26 @@ class _Walk:
     def arrive(self, k: int) -> None:
         """The tensor's next event, or the end: note how it comes to be there."""
         e = self.event[k]
-        self._set(self.form.keep[k][e], k in self.resident)
+        self._keep(k)
         self._set(self.form.page_in[k][e], k in self.waiting)
         if k in self.waiting:
             self.waiting.remove(k)
             self.resident.add(k)
+            self.from_page.add(k)
         self.event[k] += 1
+
+    def _keep(self, k: int) -> None:
+        """How the tensor comes through the gap before its next event."""
+        e = self.event[k]
+        self._set(self.form.keep[k][e], k in self.resident)
+        self._set(self.form.paged[k][e], k in self.from_page)
 
     def skip_to(self, slot: int) -> None:
         """Pass slots in which nothing runs; what waits to be paged in goes on waiting."""
         for place in self.form.timeline.slots[self.next_slot : slot]:
             op = self.graph.operators[place.operator]
             for k in (*op.inputs, *op.outputs):
-                self._set(self.form.keep[k][self.event[k]], k in self.resident)
+                self._keep(k)
                 self.event[k] += 1
         self.next_slot = slot
 
@@ -84,10 +96,12 @@ class _Walk:
         for k in (*op.inputs, *op.outputs):
             self.arrive(k)
         self.resident.update(op.outputs)
+        self.from_page.difference_update(op.outputs)
         self._set(self.form.run[slot], True)
         self.next_slot = slot + 1
         if operator == self.stage:
             self.stage += 1
+            self.from_page.difference_update(op.mutates)
             for k in op.mutates:
                 self.content[k] += 1
         return True

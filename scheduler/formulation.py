@@ -4,14 +4,16 @@ Variables (the letters of the paper, see FORMULATION.md):
     run[s]          R      slot s runs (1 for every first run)
     keep[k][e]      S      tensor k is resident between its events e-1 and e
     page_in[k][e]   M_in   tensor k is paged in right before its event e
+    paged[k][e]     P      tensor k is resident between its events e-1 and e, and came from its page copy
     page_out[k][v]  M_out  content v of tensor k is paged out as soon as it exists
     home[k]                persistent tensor k lives in RAM between steps
+    time            T      how long the step takes, in multiples of computing everything once
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -19,7 +21,7 @@ import pulp
 
 from .graph import Graph
 from .problem import Problem
-from .timeline import Scope, Slot, Timeline, timeline
+from .timeline import Slot, Timeline, timeline
 
 Term: TypeAlias = pulp.LpVariable | int
 
@@ -28,40 +30,41 @@ Term: TypeAlias = pulp.LpVariable | int
 class Formulation:
     """The program and its variables; a Term is a variable or a constant 0 or 1.
 
-    The objective counts what comes on top of running everything once, relative to it (`energy_of`).
+    The objective counts all energy but that of the first runs, relative to computing everything once
+    (`energy_of`).
     """
 
     problem: Problem
-    scope: Scope
     timeline: Timeline
     model: pulp.LpProblem
     run: tuple[Term, ...]
     keep: tuple[tuple[Term, ...], ...]
     page_in: tuple[tuple[Term, ...], ...]
+    paged: tuple[tuple[Term, ...], ...]
     page_out: tuple[tuple[Term, ...], ...]
     home: tuple[Term, ...]
+    time: pulp.LpVariable
 
 
 def formulate(
-    problem: Problem,
-    scope: Scope = Scope.FULL,
-    *,
-    also: frozenset[Slot] = frozenset(),
-    minimize_time: bool = False,
+    problem: Problem, reruns: Iterable[Slot], *, minimize_time: bool = False
 ) -> Formulation:
     """Build the program; with `minimize_time` the deadline is left out and time is the objective.
 
-    `also` are slots to offer whatever the scope: those of a plan that is to be the start.
+    A plan may use the given reruns and no others, so the program's bound holds for all plans only if
+    every useful rerun is given.
     """
-    form = _variables(problem, scope, also)
+    form = _variables(problem, timeline(problem.graph, reruns))
     for rows in (
         inputs_resident(form),
         retention(form),
+        retention_from_page(form),
         one_copy_in_ram(form),
         page_copies(form),
         homes(form),
         ram(form),
         page_store(form),
+        step_time(form),
         () if minimize_time else deadline(form),
     ):
         for row in rows:
@@ -70,26 +73,11 @@ def formulate(
     return form
 
 
-def forbid_dear_moves(form: Formulation, most_j: float) -> None:
-    """Rule out every rerun, and every round trip to the page store, that costs more than this."""
-    graph, costs = form.problem.graph, form.problem.costs
-    dear: list[Term] = []
-    for term, slot in zip(form.run, form.timeline.slots, strict=True):
-        if costs.total_j(costs.operators[slot.operator]) > most_j:
-            dear.append(term)
-    for k, terms in enumerate(form.page_in):
-        there = 0.0 if graph.is_persistent(k) else costs.total_j(costs.page_out[k])
-        if there + costs.total_j(costs.page_in[k]) > most_j:
-            dear.extend(terms)
-    for term in dear:
-        if not isinstance(term, int):
-            term.upBound = 0
-
-
 def energy_of(problem: Problem, objective: float) -> float:
     """Joules of a plan with this value of the objective."""
     once_j = problem.compute_once.energy_j
-    return once_j + objective * _scale(once_j)
+    idle_j = problem.costs.idle_w * problem.compute_once.time_s
+    return once_j - idle_j + objective * _scale(once_j)
 
 
 def _scale(once: float) -> float:
@@ -99,9 +87,8 @@ def _scale(once: float) -> float:
 # ---- variables
 
 
-def _variables(problem: Problem, scope: Scope, also: frozenset[Slot]) -> Formulation:
+def _variables(problem: Problem, line: Timeline) -> Formulation:
     graph, model = problem.graph, pulp.LpProblem("poet", pulp.LpMinimize)
-    line = timeline(graph, scope, also)
     run: tuple[Term, ...] = tuple(
         1 if s.is_first_run else _binary(model, f"R_{s.stage}_{s.operator}") for s in line.slots
     )
@@ -109,16 +96,19 @@ def _variables(problem: Problem, scope: Scope, also: frozenset[Slot]) -> Formula
         _binary(model, f"H_{t.id}") if graph.is_persistent(t.id) and t.pageable else 1
         for t in graph.tensors
     )
+    tensors = range(len(graph.tensors))
+    page_in = tuple(_page_in(model, graph, line, k) for k in tensors)
     return Formulation(
         problem=problem,
-        scope=scope,
         timeline=line,
         model=model,
         run=run,
-        keep=tuple(_keep(model, graph, line, k) for k in range(len(graph.tensors))),
-        page_in=tuple(_page_in(model, graph, line, k) for k in range(len(graph.tensors))),
-        page_out=tuple(_page_out(model, graph, k) for k in range(len(graph.tensors))),
+        keep=tuple(_keep(model, graph, line, k) for k in tensors),
+        page_in=page_in,
+        paged=tuple(_paged(model, graph, k, page_in[k]) for k in tensors),
+        page_out=tuple(_page_out(model, graph, k) for k in tensors),
         home=home,
+        time=model.add_variable("T", 1 if problem.compute_once.time_s else 0),
     )
 
 
@@ -155,6 +145,18 @@ def _page_in(model: pulp.LpProblem, graph: Graph, line: Timeline, k: int) -> tup
         *(term(e, r) for e, r in enumerate(reading)),
         term(len(reading), _needed_at_end(graph, k)),
     )
+
+
+def _paged(
+    model: pulp.LpProblem, graph: Graph, k: int, page_in: tuple[Term, ...]
+) -> tuple[Term, ...]:
+    """One term per gap between events: 0 before the first page-in, and after the last event if dead."""
+    after = page_in if _needed_at_end(graph, k) else page_in[:-1]
+    terms: list[Term] = [0]
+    for e in range(1, len(after)):
+        came_before = any(not isinstance(term, int) for term in after[:e])
+        terms.append(_share(model, f"P_{k}_{e}") if came_before else 0)
+    return tuple(terms + [0] * (len(page_in) - len(terms)))
 
 
 def _page_out(model: pulp.LpProblem, graph: Graph, k: int) -> tuple[Term, ...]:
@@ -208,9 +210,35 @@ def inputs_resident(form: Formulation) -> Iterable[pulp.LpConstraint]:
 
 
 def retention(form: Formulation) -> Iterable[pulp.LpConstraint]:
-    """What is kept after an event was resident at it: S' <= S + M_in, or S + R where it is computed."""
-    for k, e, _ in _events(form):
-        yield from _row([(form.keep[k][e + 1], 1.0), *_negated(_arrives(form, k, e))], 0.0)
+    """What is kept after an event was resident at it: S' <= S + M_in, or S + R where it is computed.
+
+    What did not come from the page copy, S - P, grows by runs alone; an in-place change makes all of
+    the tensor such content.
+    """
+    for k, e, slot in _events(form):
+        kept: list[tuple[Term, float]] = [(form.keep[k][e + 1], 1.0)]
+        if _changes(form, k, slot):
+            yield from _row([*kept, *_negated(_arrives(form, k, e))], 0.0)
+            continue
+        own = [(form.keep[k][e], 1.0), (form.paged[k][e], -1.0)]
+        if form.timeline.slots[slot].operator == form.problem.graph.producer.get(k):
+            own.append((form.run[slot], 1.0))
+        yield from _row([*kept, (form.paged[k][e + 1], -1.0), *_negated(own)], 0.0)
+
+
+def retention_from_page(form: Formulation) -> Iterable[pulp.LpConstraint]:
+    """P' <= P + M_in, and 0 after an in-place change; P is a part of S."""
+    for k, e, slot in _events(form):
+        before = [(form.paged[k][e], 1.0), (form.page_in[k][e], 1.0)]
+        source = [] if _changes(form, k, slot) else before
+        yield from _row([(form.paged[k][e + 1], 1.0), *_negated(source)], 0.0)
+        yield from _row([(form.paged[k][e + 1], 1.0), (form.keep[k][e + 1], -1.0)], 0.0)
+
+
+def _changes(form: Formulation, k: int, slot: int) -> bool:
+    """Whether tensor k is changed in place in this slot."""
+    place = form.timeline.slots[slot]
+    return place.is_first_run and place.operator in form.problem.graph.mutators[k]
 
 
 def one_copy_in_ram(form: Formulation) -> Iterable[pulp.LpConstraint]:
@@ -222,13 +250,14 @@ def one_copy_in_ram(form: Formulation) -> Iterable[pulp.LpConstraint]:
 
 
 def page_copies(form: Formulation) -> Iterable[pulp.LpConstraint]:
-    """Only what has a valid page copy is paged in: M_in <= M_out (+ 1 - H before the first change)."""
+    """Only what has a page copy comes from one: P + M_in <= M_out (+ 1 - H before the first change)."""
     graph, slots = form.problem.graph, form.timeline.slots
     for k, events in enumerate(form.timeline.events):
         for e, page_in in enumerate(form.page_in[k]):
             at_end = e == len(events)
             changes = [m for m in graph.mutators[k] if at_end or m < slots[events[e]].stage]
-            yield from _row([(page_in, 1.0), *_negated(_copy(form, k, len(changes)))], 0.0)
+            came = [(page_in, 1.0), (form.paged[k][e], 1.0)]
+            yield from _row([*came, *_negated(_copy(form, k, len(changes)))], 0.0)
 
 
 def _copy(form: Formulation, k: int, content: int) -> list[tuple[Term, float]]:
@@ -262,17 +291,23 @@ def _at_end(form: Formulation, k: int) -> list[tuple[Term, float]]:
 
 
 def ram(form: Formulation) -> Iterable[pulp.LpConstraint]:
-    """At every slot, at the start and at the end, what is resident fits the budget."""
-    graph, budget = form.problem.graph, form.problem.budget.ram_bytes
+    """At the start, at every slot and at the end, what is resident fits the budget."""
+    budget = form.problem.budget.ram_bytes
     scale = float(max(budget, 1))
-    size = [t.size_bytes / scale for t in graph.tensors]
-    limit = budget / scale
+    for held in ram_held(form):
+        yield from _row([(term, size / scale) for term, size in held], budget / scale)
+
+
+def ram_held(form: Formulation) -> Iterable[list[tuple[Term, int]]]:
+    """Terms and the bytes they hold: at the start, in every slot and at the end."""
+    graph = form.problem.graph
+    size = [t.size_bytes for t in graph.tensors]
     tensors = range(len(graph.tensors))
-    yield from _row([(form.home[k], size[k]) for k in tensors if graph.is_source(k)], limit)
+    yield [(form.home[k], size[k]) for k in tensors if graph.is_source(k)]
     gap = [0] * len(graph.tensors)
     for slot, place in enumerate(form.timeline.slots):
         op = graph.operators[place.operator]
-        held: list[tuple[Term, float]] = [(form.run[slot], op.workspace_bytes / scale)]
+        held: list[tuple[Term, int]] = [(form.run[slot], op.workspace_bytes)]
         touched = {*op.inputs, *op.outputs}
         for k in tensors:
             if k in touched:
@@ -280,8 +315,8 @@ def ram(form: Formulation) -> Iterable[pulp.LpConstraint]:
                 gap[k] += 1
             else:
                 held.append((form.keep[k][gap[k]], size[k]))
-        yield from _row(held, limit)
-    yield from _row([(term, size[k]) for k in tensors for term, _ in _at_end(form, k)], limit)
+        yield held
+    yield [(term, size[k]) for k in tensors for term, _ in _at_end(form, k)]
 
 
 def page_store(form: Formulation) -> Iterable[pulp.LpConstraint]:
@@ -313,40 +348,66 @@ def _last_stage(form: Formulation, k: int) -> int:
     return form.timeline.slots[events[-1]].stage if events else -1
 
 
+def step_time(form: Formulation) -> Iterable[pulp.LpConstraint]:
+    """The step takes at least what each unit takes: one unit for all, or three beside each other."""
+    scale = _scale(form.problem.compute_once.time_s)
+    for charges in _units(form):
+        spent = [(c.term, c.time_s / scale) for c in charges]
+        yield from _row([*spent, (form.time, -1.0)], 0.0)
+
+
 def deadline(form: Formulation) -> Iterable[pulp.LpConstraint]:
-    """All runs and all transfers, one after another, end in time."""
+    """The step ends in time."""
     limit = form.problem.budget.time_s
     if limit is not None:
-        scale = limit or 1.0
-        yield from _row([(t, time_s / scale) for t, time_s, _ in _charges(form)], limit / scale)
+        scale = _scale(form.problem.compute_once.time_s)
+        yield form.time <= limit / scale
 
 
-# ---- objective
+# ---- time and energy
 
 
-def _charges(form: Formulation) -> Iterable[tuple[Term, float, float]]:
-    """(term, seconds, joules) of everything a plan may do."""
+def least_time(form: Formulation, values: Mapping[pulp.LpVariable, float]) -> float:
+    """The least value of `time` beside these values of all other variables."""
+    scale = _scale(form.problem.compute_once.time_s)
+    spent = (
+        math.fsum(c.time_s * (c.term if isinstance(c.term, int) else values[c.term]) for c in unit)
+        for unit in _units(form)
+    )
+    return max(spent) / scale
+
+
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What a term costs when it is 1; the joules leave out idle power."""
+
+    term: Term
+    time_s: float
+    energy_j: float
+
+
+def _units(form: Formulation) -> tuple[list[_Charge], ...]:
+    """Everything a plan may do, by the units that work beside each other."""
     costs = form.problem.costs
-    for term, slot in zip(form.run, form.timeline.slots, strict=True):
-        cost = costs.operators[slot.operator]
-        yield term, cost.time_s, costs.total_j(cost)
-    for terms, cost in zip(form.page_in, costs.page_in, strict=True):
-        yield from ((term, cost.time_s, costs.total_j(cost)) for term in terms)
-    for terms, cost in zip(form.page_out, costs.page_out, strict=True):
-        yield from ((term, cost.time_s, costs.total_j(cost)) for term in terms)
+    runs = zip(form.run, form.timeline.slots, strict=True)
+    compute = [(term, costs.operators[slot.operator]) for term, slot in runs]
+    page_in = [(t, c) for ts, c in zip(form.page_in, costs.page_in, strict=True) for t in ts]
+    page_out = [(t, c) for ts, c in zip(form.page_out, costs.page_out, strict=True) for t in ts]
+    units = (compute, page_in, page_out) if costs.overlap else ([*compute, *page_in, *page_out],)
+    return tuple([_Charge(t, c.time_s, c.energy_j) for t, c in unit] for unit in units)
 
 
 def _objective(form: Formulation, minimize_time: bool) -> pulp.LpAffineExpression:
-    scale = (
-        _scale(form.problem.compute_once.time_s)
-        if minimize_time
-        else _scale(form.problem.compute_once.energy_j)
-    )
-    terms: list[tuple[pulp.LpVariable, float]] = []
-    for term, time_s, energy_j in _charges(form):
-        if not isinstance(term, int):
-            terms.append((term, (time_s if minimize_time else energy_j) / scale))
-    return pulp.LpAffineExpression(terms)
+    """Energy of all but the first runs, idle power included, relative to computing everything once."""
+    once, idle_w = form.problem.compute_once, form.problem.costs.idle_w
+    terms: list[tuple[Term, float]] = []
+    if minimize_time:
+        terms.append((form.time, 1.0))
+    else:
+        scale = _scale(once.energy_j)
+        terms.append((form.time, idle_w * _scale(once.time_s) / scale))
+        terms += [(c.term, c.energy_j / scale) for unit in _units(form) for c in unit]
+    return pulp.LpAffineExpression([(t, f) for t, f in terms if not isinstance(t, int) and f])
 
 
 def _negated(terms: Iterable[tuple[Term, float]]) -> list[tuple[Term, float]]:

@@ -104,8 +104,10 @@ def _subscribe(highs: highspy.Highs, report: Report) -> None:
 
 def _relaxed_outcome(highs: highspy.Highs) -> Outcome:
     ended = _ENDED.get(highs.getModelStatus(), Verdict.UNKNOWN)
-    bound = highs.getObjectiveValue() if ended is Verdict.OPTIMAL else None
-    return Outcome(verdict=ended, bound=bound)
+    if ended is not Verdict.OPTIMAL:
+        return Outcome(verdict=ended, bound=None)
+    values = tuple(highs.getSolution().col_value)
+    return Outcome(verdict=ended, bound=highs.getObjectiveValue(), values=values)
 
 
 def _outcome(highs: highspy.Highs) -> Outcome:

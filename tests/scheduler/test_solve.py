@@ -24,11 +24,11 @@ from scheduler import (
     replay,
     solve,
 )
-from scheduler.backends import Outcome, Verdict
+from scheduler.backends import Highs, Outcome, Verdict
 from scheduler.decode import decode
 from scheduler.encode import encode
 from scheduler.formulation import energy_of, formulate
-from scheduler.timeline import Scope
+from scheduler.reruns import all_reruns
 from tests.scheduler.brute_force import least_energy_j
 from tests.scheduler.problems import chain
 from tests.strategies import problems
@@ -47,7 +47,7 @@ SLOW = settings(
 def solved(problem: Problem) -> Solution | None:
     """The solution, judged by the independent law; None if there is no plan."""
     try:
-        solution = solve(problem, gap=1e-7)
+        solution = solve(problem, gap=1e-7, backend=Highs())
     except Infeasible:
         return None
     check(solution.plan, problem)
@@ -114,7 +114,7 @@ def test_slack_budget_keeps_everything(problem: Problem) -> None:
 @SLOW
 @given(problems(binding=True))
 def test_a_plan_encodes_to_values_that_satisfy_every_row(problem: Problem) -> None:
-    form = formulate(problem, Scope.FULL)
+    form = formulate(problem, all_reruns(problem.graph))
     plans = [p for p in (keep_all(problem), page_all(problem)) if is_valid(p, problem)]
     solution = solved(problem)
     if solution is not None:

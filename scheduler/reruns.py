@@ -1,0 +1,77 @@
+"""Which reruns a program offers: all of them for the proof, few for finding a good plan soon."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+from .graph import Graph, Phase
+from .problem import Problem
+from .timeline import Slot
+
+
+def all_reruns(graph: Graph) -> frozenset[Slot]:
+    """Every rerun whose output a later run, or the end of the step, could use."""
+    useful_until = _useful_until(graph)
+    return frozenset(
+        Slot(stage, op.id)
+        for op in graph.operators
+        for stage in range(op.id + 1, useful_until[op.id] + 1)
+        if graph.can_rerun(op.id, stage)
+    )
+
+
+def near_reruns(problem: Problem, *, depth: int, dearest: float) -> frozenset[Slot]:
+    """Reruns in the stage that needs them, at most `depth` operators away from that stage's own.
+
+    A chain of reruns that takes more energy than `dearest` times moving the tensor it computes to the
+    page store and back is left out, and so is, in the forward phase, what was in use just before.
+    """
+    graph, costs = problem.graph, problem.costs
+    found: set[Slot] = set()
+    last_touch = [-1] * len(graph.tensors)
+    for stage in graph.operators:
+        for k in stage.inputs:
+            if stage.phase is not Phase.FORWARD or last_touch[k] < stage.id - 1:
+                round_trip_j = costs.total_j(costs.page_in[k]) + costs.total_j(costs.page_out[k])
+                most_j = dearest * round_trip_j
+                found.update(
+                    Slot(stage.id, i) for i in _behind(problem, stage.id, k, most_j, depth)
+                )
+        for k in (*stage.inputs, *stage.outputs):
+            last_touch[k] = stage.id
+    return frozenset(found)
+
+
+def _behind(problem: Problem, stage: int, tensor: int, most_j: float, depth: int) -> Iterator[int]:
+    """Operators on chains of reruns that end in `tensor`, each chain within `most_j` and `depth`."""
+    graph, costs = problem.graph, problem.costs
+    least: dict[tuple[int, int], float] = {}
+    waiting = [(0.0, 0, tensor)]
+    while waiting:
+        spent_j, length, k = heapq.heappop(waiting)
+        operator = graph.producer.get(k)
+        if operator is None or length == depth or not graph.can_rerun(operator, stage):
+            continue
+        spent_j += costs.total_j(costs.operators[operator])
+        if spent_j > most_j or spent_j >= least.get((operator, length), float("inf")):
+            continue
+        least[operator, length] = spent_j
+        yield operator
+        for i in graph.operators[operator].inputs:
+            heapq.heappush(waiting, (spent_j, length + 1, i))
+
+
+def _useful_until(graph: Graph) -> list[int]:
+    """The last stage in which a rerun of each operator could still serve a later run or the end."""
+    results = set(graph.results)
+    last = len(graph.operators) - 1
+    until = [-1] * len(graph.operators)
+    for op in reversed(graph.operators):
+        for k in op.outputs:
+            if k in results:
+                until[op.id] = last
+            for user in graph.users[k]:
+                reach = until[user] if graph.operators[user].recomputable else user
+                until[op.id] = max(until[op.id], user, reach)
+    return until

@@ -1,0 +1,299 @@
+"""The search for a good plan and for its proof: which programs are solved, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import pulp
+
+from .backends import Backend, Outcome, Verdict, minimize
+from .check import check
+from .decode import decode
+from .encode import encode
+from .errors import Infeasible, InvalidPlan, NoPlanInTime
+from .floor import floor
+from .formulation import Formulation, energy_of, formulate
+from .plan import Plan
+from .prefetch import prefetch
+from .problem import Problem
+from .reductions.bundle import Bundle
+from .reductions.serial import Serial
+from .replay import replay
+from .reruns import all_reruns, near_reruns
+from .rounding import rounding_rows
+from .timeline import Slot, slots_of
+
+Clock: TypeAlias = Callable[[], float]
+
+# Up to this many operators one program offers every rerun and proves its own optimum.
+COMPLETE_OPERATORS = 40
+# Shares of the time that is left: for a first plan where none is known, for the bound, for a round.
+FIRST_SHARE = 0.25
+BOUND_SHARE = 0.5
+ROUND_SHARE = 0.6
+# Programs for finding plans, from small to large: how far back reruns reach, and how dear they may be.
+ROUNDS = ((2, 1.0), (4, 3.0), (6, 10.0))
+# Shares of paging time that compute does not hide: what is tried, in turn, on devices with overlap.
+EXPOSED = (0.3, 0.05, 0.6, 1.0)
+# Reruns that the relaxation uses at least this much are offered too.
+LEAST_USE = 0.1
+# The relaxation with every rerun is left out above this many terms in its rows of RAM.
+MOST_TERMS = 4_000_000
+LEAST_ROUND_S = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Incumbent:
+    """The best checked plan so far and the best bound; `reduced` is the problem that programs are of."""
+
+    problem: Problem
+    reduced: Problem
+    invert: Callable[[Plan], Plan]
+    on_plan: Callable[[Plan], None]
+    plan: Plan | None = None
+    start: Plan | None = None
+    energy_j: float = float("inf")
+    bound_j: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bound_j = self.problem.compute_once.energy_j
+
+    def offer(self, plan: Plan) -> bool:
+        """Take a plan of either problem if it is valid and better; says whether it was."""
+        is_reduced = plan.graph_digest == self.reduced.graph.digest
+        plan = replace(plan, budget=self.problem.budget)
+        own = self.invert(plan) if is_reduced else plan
+        own = prefetch(own, self.problem) if self.problem.costs.overlap else own
+        try:
+            check(own, self.problem)
+        except InvalidPlan:
+            return False
+        energy_j = replay(own, self.problem).energy_j
+        if energy_j >= self.energy_j:
+            return False
+        self.plan, self.energy_j = own, energy_j
+        self.start = plan if is_reduced else None
+        self.on_plan(own)
+        return True
+
+    def raise_bound(self, bound_j: float) -> None:
+        """Note a proven bound."""
+        self.bound_j = max(self.bound_j, bound_j)
+
+    def is_within(self, gap: float) -> bool:
+        """Whether the plan is proven to be this good."""
+        return self.plan is not None and self.energy_j - self.bound_j <= gap * self.energy_j
+
+
+@dataclass(slots=True, kw_only=True)
+class Search:
+    """Programs of growing size, each started from the best plan, until the proof is there."""
+
+    incumbent: Incumbent
+    backend: Backend
+    gap: float
+    clock: Clock
+    end_s: float
+    interrupted: bool = False
+    cut_short: str | None = None
+
+    def improve(self) -> None:
+        """Better plans and a better bound, until the gap, the time limit or Ctrl-C."""
+        if self._done():
+            return
+        if len(self.incumbent.reduced.graph.operators) <= COMPLETE_OPERATORS:
+            sizes = self._complete()
+        else:
+            sizes = self._growing()
+        for reruns in sizes:
+            for exposed in EXPOSED if self.incumbent.problem.costs.overlap else (1.0,):
+                if self._done():
+                    return
+                self._solve(reruns, ROUND_SHARE, exposed)
+
+    def _complete(self) -> Iterator[frozenset[Slot]]:
+        """One program that offers every rerun: the proof and, where nothing overlaps, the best plan."""
+        reruns = all_reruns(self.incumbent.reduced.graph)
+        overlap = self.incumbent.problem.costs.overlap
+        outcome = self._solve(reruns, BOUND_SHARE if overlap else 1.0)
+        if outcome.bound is not None:
+            self._note_bound(outcome.bound)
+        if self.incumbent.plan is None and outcome.verdict is Verdict.INFEASIBLE:
+            raise self._infeasible()
+        if overlap:
+            yield reruns
+
+    def _growing(self) -> Iterator[frozenset[Slot]]:
+        """The relaxation of that program for the bound; plans from programs that offer few reruns."""
+        depth, dearest = ROUNDS[0]
+        if self.incumbent.plan is None:
+            self._solve(self._near(depth, dearest), FIRST_SHARE, EXPOSED[-1])
+        used = self._relax()
+        for depth, dearest in ROUNDS:
+            yield used | self._near(depth, dearest)
+
+    def _near(self, depth: int, dearest: float) -> frozenset[Slot]:
+        return near_reruns(self.incumbent.reduced, depth=depth, dearest=dearest)
+
+    def _done(self) -> bool:
+        return (
+            self.interrupted
+            or self.incumbent.is_within(self.gap)
+            or (self._left_s() < LEAST_ROUND_S and self.incumbent.plan is not None)
+        )
+
+    def _left_s(self) -> float:
+        return max(self.end_s - self.clock(), 0.1)
+
+    # ---- one program
+
+    def _solve(
+        self, reruns: frozenset[Slot], time_share: float, exposed: float | None = None
+    ) -> Outcome:
+        """Find plans with these reruns; the outcome is the first program's.
+
+        Solvers let a row be exceeded by a little, and so a budget by a few bytes: then again, with a
+        budget that is smaller by those.
+        """
+        end_s = self.clock() + self._left_s() * time_share
+        problem = self.incumbent.reduced
+        if exposed is not None:
+            problem, _ = Serial(exposed=exposed).apply(self.incumbent.reduced)
+        outcome, plan = self._solve_once(problem, reruns, end_s - self.clock())
+        while plan is not None and not self.incumbent.offer(plan):
+            tighter = _tightened(problem, plan)
+            if tighter is None or self.interrupted or self.clock() > end_s:
+                break
+            problem = tighter
+            _, plan = self._solve_once(problem, reruns, end_s - self.clock())
+        return outcome
+
+    def _solve_once(
+        self, problem: Problem, reruns: frozenset[Slot], time_limit_s: float
+    ) -> tuple[Outcome, Plan | None]:
+        start = self.incumbent.start
+        form = formulate(problem, reruns | (slots_of(start) if start else frozenset()))
+        outcome = self._minimize(
+            form,
+            start=encode(form, start) if start else None,
+            time_limit_s=max(time_limit_s, 0.1),
+            gap=self.gap,
+        )
+        if outcome.verdict in (Verdict.OPTIMAL, Verdict.FEASIBLE):
+            return outcome, decode(form)
+        return outcome, None
+
+    def _minimize(
+        self,
+        form: Formulation,
+        *,
+        start: dict[pulp.LpVariable, float] | None = None,
+        time_limit_s: float,
+        gap: float = 0.0,
+        relaxed: bool = False,
+    ) -> Outcome:
+        outcome = minimize(
+            self.backend,
+            form.model,
+            start=start,
+            time_limit_s=time_limit_s,
+            gap=gap,
+            relaxed=relaxed,
+        )
+        self.interrupted |= outcome.interrupted
+        self.cut_short = outcome.cut_short or self.cut_short
+        return outcome
+
+    # ---- the bound
+
+    def _relax(self) -> frozenset[Slot]:
+        """Bound all plans by the program with every rerun, not in whole numbers; the reruns it uses."""
+        problem, inverse = Bundle(proportional=True).apply(self.incumbent.problem)
+        reruns = all_reruns(problem.graph)
+        operators, tensors = len(problem.graph.operators), len(problem.graph.tensors)
+        if (operators + len(reruns)) * tensors > MOST_TERMS:
+            return frozenset()
+        end_s = self.clock() + self._left_s() * BOUND_SHARE
+        form = formulate(problem, reruns)
+        outcome = self._relaxed(form, end_s)
+        if outcome.verdict is Verdict.INFEASIBLE and self.incumbent.plan is None:
+            raise self._infeasible()
+        if outcome.verdict is not Verdict.OPTIMAL:
+            return frozenset()
+        if inverse.all_single and not self._done():
+            rows = list(rounding_rows(form))
+            for row in rows:
+                form.model.addConstraint(row)
+            if rows:
+                self._relaxed(form, end_s)
+        terms = zip(form.run, form.timeline.slots, strict=True)
+        return frozenset(slot for term, slot in terms if _value(term) > LEAST_USE)
+
+    def _relaxed(self, form: Formulation, end_s: float) -> Outcome:
+        limit_s = max(end_s - self.clock(), 0.1)
+        outcome = self._minimize(form, time_limit_s=limit_s, relaxed=True)
+        if outcome.bound is not None:
+            self._note_bound(outcome.bound)
+        return outcome
+
+    def _note_bound(self, objective: float) -> None:
+        self.incumbent.raise_bound(energy_of(self.incumbent.problem, objective))
+
+    # ---- where there is no plan
+
+    def no_plan_in_time(self) -> NoPlanInTime:
+        """Why there is no plan, though none was proven impossible."""
+        why = self.cut_short or "the time limit ended"
+        return NoPlanInTime(f"{why} before a plan was found: give more time, RAM or deadline")
+
+    def _infeasible(self) -> Infeasible:
+        problem = self.incumbent.reduced
+        floors, budget = floor(problem), problem.budget
+        fastest_s = self._least_time_s() if budget.time_s is not None else None
+        if fastest_s is None:
+            return Infeasible(
+                f"no plan fits {budget.ram_bytes} bytes of RAM: the floor of {floors.ram_bytes} bytes "
+                f"({floors.operator}) is reached only where all tensors may be paged and the page store "
+                f"(limit: {budget.page_store_bytes}) holds them; allow more RAM or page store",
+                floor_bytes=floors.ram_bytes,
+                operator=floors.operator,
+            )
+        return Infeasible(
+            f"no plan within {budget.ram_bytes} bytes of RAM meets the deadline of "
+            f"{budget.time_s:.6g} s; the fastest found takes {fastest_s:.6g} s: "
+            "allow that much time or more RAM",
+            floor_bytes=floors.ram_bytes,
+            operator=floors.operator,
+            least_time_s=fastest_s,
+        )
+
+    def _least_time_s(self) -> float | None:
+        problem = self.incumbent.reduced
+        patient = replace(problem, budget=replace(problem.budget, time_s=None))
+        small = len(problem.graph.operators) <= COMPLETE_OPERATORS
+        depth, dearest = ROUNDS[-1]
+        reruns = (
+            all_reruns(problem.graph)
+            if small
+            else near_reruns(patient, depth=depth, dearest=dearest)
+        )
+        form = formulate(patient, reruns, minimize_time=True)
+        outcome = self._minimize(form, time_limit_s=self._left_s(), gap=1e-6)
+        if outcome.verdict not in (Verdict.OPTIMAL, Verdict.FEASIBLE):
+            return None
+        return replay(decode(form), patient).time_s
+
+
+def _value(term: pulp.LpVariable | int) -> float:
+    return 1.0 if isinstance(term, int) else term.varValue or 0.0
+
+
+def _tightened(problem: Problem, plan: Plan) -> Problem | None:
+    """The problem with a budget smaller by what the plan exceeds it; None if it does not."""
+    excess_bytes = replay(plan, problem).peak_bytes - problem.budget.ram_bytes
+    if excess_bytes <= 0:
+        return None
+    smaller = replace(problem.budget, ram_bytes=problem.budget.ram_bytes - excess_bytes)
+    return replace(problem, budget=smaller)
