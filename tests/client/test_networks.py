@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import models
+from benchmarks import models, networks
 from client.measure import with_workspace
 from client.trace import trace
 from scheduler import page_all, replay
@@ -34,13 +34,13 @@ def sequences(generator):
 
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2))
 NETWORKS = (
-    (partial(models.resnet18, width=4), models.sgd, pictures),
-    (partial(models.vgg16, width=4), models.sgd, pictures),
-    (partial(models.mobilenet_v2, part=4, rows=ROWS), models.sgd, pictures),
-    (partial(models.UNet, 4, 3, levels=2), models.adam, masks),
-    (partial(models.Gru, 16, 7, 2, 4), models.adam, sequences),
-    (partial(models.bert, 2, 32, vocabulary=50, sequence=9, head_size=16), models.adamw, texts),
-    (partial(models.Stack, 2, 16, 2, 5), models.sgd, sequences),
+    (partial(networks.resnet18, width=4), models.sgd, pictures),
+    (partial(networks.vgg16, width=4), models.sgd, pictures),
+    (partial(networks.mobilenet_v2, part=4, rows=ROWS), models.sgd, pictures),
+    (partial(networks.UNet, 4, 3, levels=2), models.adam, masks),
+    (partial(networks.Gru, 16, 7, 2, 4), models.adam, sequences),
+    (partial(networks.bert, 2, 32, vocabulary=50, sequence=9, head_size=16), models.adamw, texts),
+    (partial(networks.Stack, 2, 16, 2, 5), models.sgd, sequences),
 )
 
 
