@@ -25,7 +25,6 @@ from typing import Any
 from .backends import Backend
 from .check import check
 from .errors import BadFile, BadInput, FedpoetError, NoPlanInTime
-from .files import plan_document, plan_of, write_atomically
 from .graph import digest
 from .plan import Plan, Solution, Status
 from .problem import Cost, Problem
@@ -137,6 +136,8 @@ class PlanCache:
         path = self.folder / f"{problem.digest}-{document['digest'][:16]}.json"
         if len(text) > self.most_bytes:
             return
+        from .files import write_atomically
+
         with suppress(OSError, BadFile):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_atomically(path, text)
@@ -215,6 +216,8 @@ def default_cache_folder(
 
 
 def _document(entry: _Entry, problem: Problem) -> dict[str, Any]:
+    from .files import plan_document
+
     content = {
         "format": ENTRY_FORMAT,
         "version": ENTRY_VERSION,
@@ -230,6 +233,9 @@ def _document(entry: _Entry, problem: Problem) -> dict[str, Any]:
 
 def _read(path: Path, problem: Problem) -> _Entry | None:
     """The entry in a file, its plan checked; None if it is damaged, foreign or not valid."""
+    # Here, not above: who imports scheduler without files, as a solver's process, needs no pydantic.
+    from .files import plan_of
+
     try:
         document = json.loads(path.read_bytes())
         content = {key: value for key, value in document.items() if key != "digest"}

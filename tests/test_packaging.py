@@ -24,7 +24,8 @@ def test_the_five_names_belong_to_this_distribution() -> None:
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("scheduler", ("torch", "flwr", "grpc")),
+        ("scheduler", ("torch", "flwr", "grpc", "pydantic", "rich", "matplotlib")),
+        ("scheduler.backends.child", ("torch", "pydantic", "rich", "matplotlib")),
         ("protos.files", ("torch", "flwr", "grpc")),
         ("client.cli", ("torch", "flwr", "grpc")),
         ("simulations.cli", ("torch", "flwr", "matplotlib")),
