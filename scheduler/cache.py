@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from .backends import Backend
 from .check import check
-from .errors import BadFile, BadInput, FedpoetError, NoPlanInTime
+from .errors import BadFile, BadInput, FedpoetError
 from .graph import digest
 from .plan import Plan, Solution, Status
 from .problem import Cost, Problem
@@ -171,30 +171,32 @@ def cached_solve(
     gap: float = 1e-4,
     backend: Backend | None = None,
     clock: Callable[[], float] = time.monotonic,
+    starts: Iterable[Plan] = (),
+    on_plan: Callable[[Plan, float], None] | None = None,
 ) -> Solution:
     """`solve`, unless the cache knows a solution that is good enough; without a cache, just `solve`.
 
-    A solution from the cache says so in `backend`, and its `wall_s` is the time of looking it up.
+    A solution from the cache says so in `backend`, and its `wall_s` is the time of looking it up. One
+    that is not good enough is where the search starts.
     """
     began = clock()
     known = None if cache is None else cache.get(problem, gap=gap, time_limit_s=time_limit_s)
     if known is not None:
-        return _looked_up(known, clock() - began)
-    try:
-        solution = solve(problem, time_limit_s=time_limit_s, gap=gap, backend=backend, clock=clock)
-    except NoPlanInTime:
-        # What a shorter search found before is better than nothing.
-        known = None if cache is None else cache.get(problem, gap=gap, time_limit_s=0.0)
-        if known is None:
-            raise
-        return _looked_up(known, clock() - began)
+        backend_name = f"{known.backend} (from the cache)"
+        return replace(known, wall_s=clock() - began, backend=backend_name)
+    weaker = None if cache is None else cache.get(problem, gap=gap, time_limit_s=0.0)
+    solution = solve(
+        problem,
+        time_limit_s=time_limit_s,
+        gap=gap,
+        backend=backend,
+        clock=clock,
+        starts=(*starts, weaker.plan) if weaker else tuple(starts),
+        on_plan=on_plan,
+    )
     if cache is None:
         return solution
     return cache.put(problem, solution, gap=gap, time_limit_s=time_limit_s)
-
-
-def _looked_up(known: Solution, wall_s: float) -> Solution:
-    return replace(known, wall_s=wall_s, backend=f"{known.backend} (from the cache)")
 
 
 def default_cache_folder(

@@ -134,7 +134,7 @@ def test_a_search_cut_short_counts_for_the_time_it_took(cache: PlanCache) -> Non
     assert cache.get(PROBLEM, gap=1e-4, time_limit_s=cut.wall_s + 0.1) is None
 
 
-def test_no_plan_in_time_falls_back_to_what_is_known(cache: PlanCache) -> None:
+def test_what_is_known_is_where_the_search_starts(cache: PlanCache) -> None:
     slow = chain(page_s=4.0)
     tight = replace(slow, budget=Budget(ram_bytes=30, time_s=slow.compute_once.time_s * 2))
     with pytest.raises(NoPlanInTime):
