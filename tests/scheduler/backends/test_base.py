@@ -11,6 +11,7 @@ from scheduler import Problem
 from scheduler.backends import Highs, Outcome, Verdict, minimize
 from scheduler.backends.program import model_of, program_of
 from scheduler.formulation import formulate
+from scheduler.reruns import all_reruns
 from tests.scheduler.backends.models import ASKED, knapsack, packing
 from tests.strategies import problems
 
@@ -18,7 +19,7 @@ from tests.strategies import problems
 @settings(deadline=None)
 @given(problems())
 def test_arrays_say_what_the_model_says(problem: Problem) -> None:
-    model = formulate(problem).model
+    model = formulate(problem, all_reruns(problem.graph)).model
     program = program_of(model, model.variables())
     again, variables = model_of(program)
     assert [v.name for v in variables] == [v.name for v in again.variables()]
