@@ -105,7 +105,7 @@ def plan(
         typer.echo(f"\n{told}")
     points: tuple[Point, ...] = ()
     if sweep is not None:
-        points = _swept(posed, sweep, time_limit, (solution.plan,))
+        points = _swept(posed, sweep, time_limit, solution)
         typer.echo(f"\n{frontier_lines(points, posed)}")
     if html is not None:
         _write_page(solution, posed, points, html)
@@ -215,25 +215,25 @@ def working(what: str) -> Iterator[None]:
 
 
 def _swept(
-    problem: Problem, count: int, time_limit_s: float, known: tuple[Plan, ...] = ()
+    problem: Problem, count: int, time_limit_s: float, own: Solution | None = None
 ) -> tuple[Point, ...]:
     from rich.console import Console
     from rich.progress import Progress
 
     from .sweep import budgets_between, sweep
 
-    def solver(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
-        return solved(problem, time_limit_s=time_limit_s, starts=(*starts, *known))
-
     budgets = budgets_between(problem, count)
+    # A budget beyond what keep-all needs buys nothing: it would only stretch the picture.
+    known = (own,) if own is not None and own.plan.budget.ram_bytes <= budgets[-1] else ()
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("planning for other budgets", total=len(budgets))
         return sweep(
             problem,
             budgets,
-            solver,
+            solved,
             time_limit_s=time_limit_s,
+            known=known,
             on_point=lambda _: progress.advance(task),
         )
 

@@ -55,33 +55,49 @@ def sweep(
     time_limit_s: float = 60.0,
     gap: float = GAP,
     clock: Callable[[], float] = time.monotonic,
+    known: Sequence[Solution] = (),
     on_point: Callable[[Point], None] | None = None,
 ) -> tuple[Point, ...]:
     """A point per budget, tightest first; deadline and page store are the problem's.
+
+    `known` are solutions of this problem under other budgets: they are points already.
 
     Budgets are solved from loose to tight. All of them together get `time_limit_s`; what one does not
     use is left to the others. Afterwards they share what they know: a tight plan is one for looser
     budgets too, and no plan of a tight budget takes less than the bound of a looser one.
     """
     end_s = clock() + time_limit_s
-    loose_first = sorted(set(budgets), reverse=True)
+    given = {s.plan.budget.ram_bytes: s for s in known}
+    left = len(set(budgets) - given.keys())
     points: list[Point] = []
-    for number, ram_bytes in enumerate(loose_first):
+    for ram_bytes in sorted({*budgets, *given}, reverse=True):
+        if ram_bytes in given:
+            points.append(Point(ram_bytes=ram_bytes, found=given[ram_bytes]))
+            continue
         posed = replace(problem, budget=replace(problem.budget, ram_bytes=ram_bytes))
-        share_s = max(0.1, (end_s - clock()) / (len(loose_first) - number))
-        points.append(_point(posed, solver, share_s, tuple(points)))
+        share_s = max(0.1, (end_s - clock()) / left)
+        left -= 1
+        points.append(_point(posed, solver, share_s, points, known))
         if on_point is not None:
             on_point(points[-1])
     return _with_plans_of_tighter(problem, _with_bounds_of_looser(points), gap)
 
 
-def _point(posed: Problem, solver: Solver, share_s: float, looser: tuple[Point, ...]) -> Point:
+def _point(
+    posed: Problem,
+    solver: Solver,
+    share_s: float,
+    looser: Sequence[Point],
+    known: Sequence[Solution],
+) -> Point:
     ram_bytes = posed.budget.ram_bytes
     last = looser[-1].found if looser else None
     if isinstance(last, Infeasible) and ram_bytes >= floor(posed).ram_bytes:
         # More RAM did not help either; the floor has a message of its own.
         return Point(ram_bytes=ram_bytes, found=last)
-    starts = tuple(p.found.plan for p in reversed(looser) if isinstance(p.found, Solution))
+    found_looser = (p.found for p in reversed(looser))
+    plans = [s.plan for s in (*found_looser, *known) if isinstance(s, Solution)]
+    starts = tuple({plan.digest: plan for plan in plans}.values())
     try:
         found: Solution | FedpoetError = solver(posed, time_limit_s=share_s, starts=starts)
     except (Infeasible, NoPlanInTime) as error:

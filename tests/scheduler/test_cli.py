@@ -117,14 +117,14 @@ def test_sweep_prints_the_frontier_and_why_there_is_none(problem: Path, tmp_path
     assert done.code == 0
     table = done.out.partition("\n\n")[2].splitlines()
     assert " ".join(table[0].split()) == "RAM budget peak energy against keep-all time gap plan"
-    assert len(table) == 1 + 8
+    assert len(table) == 1 + 8 + 1  # the budget planned for is one more
     assert table[1].split()[:2] == ["30", "bytes"]
     assert table[-1].split()[-1] == "optimal"
     assert_asks_for_nothing(page.read_text())
     assert_well_formed(page.read_text())
     assert "What RAM buys" in page.read_text()
     three = scheduler("plan", "--problem", problem, "--sweep", "3").out.partition("\n\n")[2]
-    assert [line.split()[0] for line in three.splitlines()[1:]] == ["30", "45", "60"]
+    assert [line.split()[0] for line in three.splitlines()[1:]] == ["30", "45", "50", "60"]
 
 
 def test_a_sweep_goes_on_where_the_budget_itself_has_no_plan(problem: Path) -> None:

@@ -94,6 +94,21 @@ def test_a_tight_budget_is_tried_with_the_plans_of_looser_ones() -> None:
     assert seen == [(), (60,), (50, 60)]
 
 
+def test_a_solution_that_is_known_is_a_point_and_is_not_solved_again() -> None:
+    problem = chain()
+    own = solve(replace(problem, budget=Budget(ram_bytes=50)))
+    seen: list[tuple[int, tuple[int, ...]]] = []
+
+    def noting(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
+        seen.append((problem.budget.ram_bytes, tuple(s.budget.ram_bytes for s in starts)))
+        return solve(problem, time_limit_s=time_limit_s)
+
+    points = sweep(problem, (40, 50, 60), noting, known=(own,))
+    assert [p.ram_bytes for p in points] == [40, 50, 60]
+    assert points[1].found == own
+    assert seen == [(60, (50,)), (40, (50, 60))]
+
+
 def test_time_that_is_not_used_is_left_to_the_others() -> None:
     now = 0.0
     shares: list[float] = []
