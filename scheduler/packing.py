@@ -8,6 +8,7 @@ end below what is known (`skyline`), and orders in which blocks at the top come 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ PLACED_PER_TURN = 3
 NOISE = (0.02, 0.1, 0.3)
 # A changed order that is worse is taken anyway at this rate, to leave a dead end.
 WORSE_RATE = 0.02
+# How many orders are changed in parallel: which of them gets lowest, the start does not tell.
+CLIMBERS = 3
 
 
 def pack(blocks: Sequence[Block], generator: np.random.Generator, effort: int) -> tuple[int, ...]:
@@ -29,27 +32,27 @@ def pack(blocks: Sequence[Block], generator: np.random.Generator, effort: int) -
     if not data.count:
         return ()
     orders = _fixed_orders(data)
-    climber = min((_Climber(data, o, generator) for o in orders), key=lambda c: c.best_bytes)
-    best = climber.best
-    for order in _varied(orders, generator):
+    climbers = _climbers(data, orders, generator)
+    best = climbers[0].best
+    for turn, order in enumerate(_varied(orders, generator)):
         top = data.top(best)
         if top <= data.peak_bytes or left.is_spent:
             break
         share = generator.choice((0.0, 0.5, 0.9)) if generator.random() < 0.5 else 1.0
         aim = int(data.peak_bytes + share * (top - 1 - data.peak_bytes))
         found = search(data, order, aim, left, PLACED_PER_TURN * data.count)
-        if found is not None:
-            best = found
+        climber = climbers[turn % len(climbers)]
         climber.climb(left)
-        if climber.best_bytes < data.top(best):
-            best = climber.best
+        known = [best, climber.best] if found is None else [best, climber.best, found]
+        best = min(known, key=data.top)
     return tuple(int(address) for address in best)
 
 
 def _fixed_orders(data: Blocks) -> tuple[Ints, ...]:
     """Orders that are good for one kind of problem or another."""
     size, duration, crowd = data.size, data.durations(), data.crowds()
-    start = data.first.min(axis=0)
+    start, end = data.first.min(axis=0), data.last.max(axis=0)
+    magnitude = np.log2(size).astype(np.int64)
     by = (
         (-size, -duration),
         (-duration, -size),
@@ -58,9 +61,26 @@ def _fixed_orders(data: Blocks) -> tuple[Ints, ...]:
         (-crowd, -duration, -size),
         (-crowd, -size * duration),
         (start, -duration),
+        # Blocks of one size, placed in the order of time, leave no gaps between them.
+        (-size, start),
+        (-size, -end),
+        (-magnitude, start),
+        (-magnitude, -end),
     )
     # The last key of lexsort is the first that counts.
     return tuple(np.lexsort(keys[::-1]) for keys in by)
+
+
+def _climbers(
+    data: Blocks, orders: tuple[Ints, ...], generator: np.random.Generator
+) -> list[_Climber]:
+    """Climbers from the best few orders, the best of all first; one is enough where it is perfect."""
+    climbers: list[_Climber] = []
+    for order in orders:
+        climbers.append(_Climber(data, order, generator))
+        if climbers[-1].best_bytes <= data.peak_bytes:
+            break
+    return sorted(climbers, key=lambda c: c.best_bytes)[:CLIMBERS]
 
 
 def _varied(orders: tuple[Ints, ...], generator: np.random.Generator) -> Iterator[Ints]:
@@ -76,9 +96,19 @@ def _varied(orders: tuple[Ints, ...], generator: np.random.Generator) -> Iterato
 def first_fit(data: Blocks, order: Ints) -> Ints:
     """Each block in turn goes to the lowest gap between those it meets that were placed before."""
     address = np.zeros(data.count, dtype=np.int64)
-    upper = np.zeros(data.count, dtype=np.int64)
+    _place(data, order, address, 0, math.inf)
+    return address
+
+
+def _place(data: Blocks, order: Ints, address: Ints, start: int, limit_bytes: float) -> int:
+    """Find addresses for the blocks from position `start` of the order on, those before have theirs.
+
+    Returns how many it placed: it stops at a block that does not end within the limit.
+    """
     placed = np.zeros(data.count, dtype=np.bool_)
-    for n in order.tolist():
+    placed[order[:start]] = True
+    upper = address + data.size
+    for position, n in enumerate(order[start:].tolist()):
         met = data.meeting(n, placed)
         lower = address[met]
         by_address = lower.argsort()
@@ -88,8 +118,10 @@ def first_fit(data: Blocks, order: Ints) -> Ints:
         fits = lower[by_address] - ends[:-1] >= data.size[n]
         address[n] = ends[fits.argmax()] if fits.any() else ends[-1]
         upper[n] = address[n] + data.size[n]
+        if upper[n] > limit_bytes:
+            return position
         placed[n] = True
-    return address
+    return data.count - start
 
 
 class _Climber:
@@ -102,18 +134,23 @@ class _Climber:
         self.bytes = self.best_bytes = data.top(self.address)
 
     def climb(self, left: Effort) -> None:
-        """Try a few changes."""
-        for _ in range(PLACED_PER_TURN):
+        """Try some changes, at the price of placing every block a few times."""
+        placed = 0
+        while placed < PLACED_PER_TURN * self.data.count:
             if left.is_spent or self.best_bytes <= self.data.peak_bytes:
                 return
             order = self._changed()
-            left.spend(self.data.count)
-            address = first_fit(self.data, order)
-            top = self.data.top(address)
-            if top <= self.bytes or self.generator.random() < WORSE_RATE:
-                self.order, self.address, self.bytes = order, address, top
-                if top < self.best_bytes:
-                    self.best, self.best_bytes = address, top
+            same = int((order != self.order).argmax())
+            address = self.address.copy()
+            limit = math.inf if self.generator.random() < WORSE_RATE else self.bytes
+            count = _place(self.data, order, address, same, limit)
+            # Choosing a change costs about as much as placing a few blocks.
+            placed += count + 5
+            left.spend(count + 5)
+            if count == self.data.count - same:
+                self.order, self.address, self.bytes = order, address, self.data.top(address)
+                if self.bytes < self.best_bytes:
+                    self.best, self.best_bytes = address, self.bytes
 
     def _changed(self) -> Ints:
         """A block at the top, or one that it rests on, comes earlier or changes places."""
