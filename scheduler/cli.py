@@ -167,12 +167,12 @@ def solved(
     problem: Problem,
     *,
     time_limit_s: float,
-    starts: tuple[Plan, ...] = (),  # noqa: ARG001 - solve does not take them yet
+    starts: tuple[Plan, ...] = (),
 ) -> Solution:
     """Where every command gets its plans."""
     from .solve import solve
 
-    return solve(problem, time_limit_s=time_limit_s)
+    return solve(problem, time_limit_s=time_limit_s, starts=starts)
 
 
 def with_budget(problem: Problem, ram: str | None, deadline_factor: float | None) -> Problem:
