@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench-plan setup demo test lint lean check format protos clean
+.PHONY: help bench-paper bench-plan setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -51,6 +51,9 @@ check: lint test ## Everything that must pass before a commit: lint, then test.
 format: $(STAMP) ## Format the code and fix what can be fixed safely.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-paper: $(STAMP) ## POET and every baseline on the networks and devices of the paper, into docs/ (half an hour).
+	$(BIN)/python -m benchmarks.paper $(ARGS)
 
 bench-plan: $(STAMP) ## Energy, proven gap and seconds of planning, against the targets (hours; ARGS="--quick": minutes).
 	$(BIN)/python -m benchmarks.plan $(ARGS)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from ..plan import Compute, Plan
 from ..problem import Problem
 from ..replay import Replay, replay, resident_at_end
-from .walk import NoWayBackError, Walk, cheapest, is_valid
+from .walk import NoWayBackError, Walk, cheapest, homes, is_valid
 
 
 def capuchin(problem: Problem) -> Plan | None:
@@ -27,10 +27,10 @@ def capuchin(problem: Problem) -> Plan | None:
     Departures: accesses come from the graph instead of a measured first step; a transfer counts as
     hidden only on a device with overlap, elsewhere a tensor is paged first only if that costs no more
     than recomputing; costs are joules, which is what plans are compared by; persistent tensors are
-    tensors like others, and both homes are tried for them.
+    tensors like others, and several homes are tried for them.
     """
-    homes = dict.fromkeys(((), problem.graph.may_live_paged))
-    return cheapest(problem, (_Capuchin(problem, home).plan() for home in homes))
+    plans = (_Capuchin(problem, home).plan() for home in homes(problem.graph))
+    return cheapest(problem, plans)
 
 
 @dataclass(frozen=True, slots=True, order=True)

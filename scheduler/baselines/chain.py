@@ -50,10 +50,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """Blocks in forward order; only the results in `movable` are dropped or paged by the chain."""
+    """Blocks in forward order; only the results in `movable` are dropped or paged by the chain.
+
+    `aside` are the other forward results that may be paged.
+    """
 
     blocks: tuple[Block, ...]
     movable: frozenset[int]
+    aside: frozenset[int]
 
 
 def chain_of(problem: Problem) -> Chain:
@@ -85,7 +89,9 @@ def chain_of(problem: Problem) -> Chain:
         _block(problem, movable, *parts)
         for parts in zip(operators, backward, entries, exits, strict=True)
     ]
-    return Chain(blocks=tuple(blocks), movable=movable)
+    rest = {k for o in forward for k in _outputs(graph, o)} - movable
+    aside = frozenset(k for k in rest if graph.tensors[k].pageable)
+    return Chain(blocks=tuple(blocks), movable=movable, aside=aside)
 
 
 def run_j(problem: Problem, operators: frozenset[int]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..graph import Phase
 from ..plan import Compute, Free, PageIn, PageOut
 from ..problem import Problem
 from ..replay import replay
@@ -26,10 +25,7 @@ class ChainWalk(Walk):
         self, problem: Problem, chain: Chain, paged_at_start: tuple[int, ...], page_aside: bool
     ) -> None:
         super().__init__(problem, paged_at_start)
-        graph = self.graph
-        forward = (op for op in graph.operators if op.phase is Phase.FORWARD and page_aside)
-        aside = {k for op in forward for k in op.outputs if k not in chain.movable}
-        self.aside = {k for k in aside if graph.tensors[k].pageable} | self.paged
+        self.aside = self.paged | (chain.aside if page_aside else frozenset())
 
     def advance(self, operator: int) -> None:
         """The first run of an operator; then what is not needed soon goes to the page store."""
@@ -79,16 +75,17 @@ class ChainRam:
         waiting = sum(self._size(k) for k in block.exit if later & {*block.backward})
         return waiting + (self.before[block.backward[0]] if block.backward else 0)
 
-    def backward_bytes(self, block: Block) -> int:
-        """Peak of the block's backward pass."""
-        graph = self.problem.graph
-        ours = (block.made | block.entry | block.exit) & self.chain.movable
-        last = {
-            k: max((u for u in graph.users[k] if u in block.backward), default=-1) for k in ours
+    def backward_bytes(self, block: Block, paged: frozenset[int]) -> int:
+        """Peak of the block's backward pass, when `paged` comes back just in time."""
+        uses = {
+            k: [u for u in self.problem.graph.users[k] if u in block.backward]
+            for k in (block.made | block.entry | block.exit) & self.chain.movable
         }
+        # What is there until its last use, and from its first if it comes back for it.
+        spans = [(k, u[0] if k in paged else 0, u[-1]) for k, u in uses.items() if u]
         peaks = [
-            self.during[u] + sum(self._size(k) for k in ours if last[k] >= u)
-            for u in block.backward
+            self.during[o] + sum(self._size(k) for k, first, last in spans if first <= o <= last)
+            for o in block.backward
         ]
         return max(peaks, default=0)
 

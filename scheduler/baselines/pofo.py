@@ -20,17 +20,19 @@ from ..replay import replay
 from .chain import Block, Chain, chain_of, run_j
 from .chain_ram import ChainRam, ChainWalk, chain_ram
 from .plain import keep_all
-from .walk import NoWayBackError, cheapest
+from .walk import NoWayBackError, cheapest, homes, is_valid
 
 # Steps of RAM per budget. The program runs a little beyond the budget, since its count of RAM is cautious.
 LEVELS = 400
 BEYOND = 1.25
 # Plans that are written and measured in search of the most RAM in the count that fits.
 MOST_TRIES = 24
+# What the chain leaves aside is not worth paging if it is less than this share of the budget.
+ASIDE_SHARE = 0.01
 
 
 def pofo(problem: Problem) -> Plan | None:
-    """The program's best plan for each home of persistent tensors and of what the chain leaves aside.
+    """The program's best plan among several homes of persistent tensors and of what the chain leaves aside.
 
     As published: the forward pass of blocks s..t either holds what block s needs for its backward pass,
     in RAM or in the page store, and goes on with s+1..t; or it runs ahead to block s', with the input
@@ -42,15 +44,22 @@ def pofo(problem: Problem) -> Plan | None:
     cheapest bytes given up first. RAM is counted in steps and block by block, so each plan is measured
     by `replay`, and the next smaller amount of RAM is taken if it does not fit.
     """
+    plain = keep_all(problem)
+    if is_valid(plain, problem):
+        return plain
     chain = chain_of(problem)
-    homes = dict.fromkeys(((), problem.graph.may_live_paged))
-    ways = product(homes, (False, True))
+    aside_bytes = sum(problem.graph.tensors[k].size_bytes for k in chain.aside)
+    worth_it = aside_bytes > ASIDE_SHARE * problem.budget.ram_bytes
+    ways = product(homes(problem.graph), (False, True) if worth_it else (False,))
     plans = (_best(problem, chain, home, aside) for home, aside in ways)
-    return cheapest(problem, (keep_all(problem), *plans))
+    return cheapest(problem, plans)
 
 
 def _best(problem: Problem, chain: Chain, home: tuple[int, ...], page_aside: bool) -> Plan | None:
-    table = _table(chain_ram(problem, chain, home, page_aside))
+    ram = chain_ram(problem, chain, home, page_aside)
+    if max(ram.during) > problem.budget.ram_bytes:
+        return None
+    table = _table(ram)
 
     def written(level: int) -> Plan | None:
         writer = _Writer(table, ChainWalk(problem, chain, home, page_aside))
@@ -122,7 +131,7 @@ class _Offers:
         self.costs, self.tensors = ram.problem.costs, ram.problem.graph.tensors
         none: frozenset[int] = frozenset()
         self.entry_bytes = [self._bytes(b.entry) for b in self.blocks]
-        self.backward = [ram.backward_bytes(b) for b in self.blocks]
+        self.backward = [[ram.backward_bytes(b, h.paged) for h in b.holds] for b in self.blocks]
         self.beside = [ram.beside_bytes(b) for b in self.blocks]
         self.pass_first = [ram.first_bytes(b, none) for b in self.blocks]
         self.pass_again = [ram.again_bytes(b, b.pass_again, none, b.exit) for b in self.blocks]
@@ -138,11 +147,11 @@ class _Offers:
 
     def save(self, s: int, t: int) -> Iterator[tuple[_Save, float, int, int]]:
         block, first, last = self.blocks[s], t == len(self.blocks) - 1, s == t
-        for n, hold in enumerate(block.holds[: 1 if last else None]):
+        for n, hold in enumerate(block.holds):
             again = self.save_last[s] if last else self.save_again[s][n]
             need = self.save_first[s][n] if first else again + self.beside[t]
             again_j = 0.0 if first else self.save_j[s][not last]
-            yield _Save(n), again_j + hold.cost_j, max(need, self.backward[s]), hold.held_bytes
+            yield _Save(n), again_j + hold.cost_j, max(need, self.backward[s][n]), hold.held_bytes
 
     def ahead(self, s: int, t: int) -> Iterator[tuple[_Ahead, float, int, int]]:
         first, entry = t == len(self.blocks) - 1, self.blocks[s].entry
@@ -227,15 +236,13 @@ class _Writer:
         choice = self.table.choices[s][t][int(self.table.picked[s][t][level])]
         match choice:
             case _Save(n):
-                hold = self.blocks[s].holds[n]
-                self._forward(self.blocks[s], self.blocks[s].saved, leaving=s < t)
-                for k in sorted(hold.paged):
-                    self.walk.page_out(k)
-                for k in self.blocks[s].saved - hold.kept:
+                block, hold = self.blocks[s], self.blocks[s].holds[n]
+                self._forward(block, block.saved, hold.paged, leaving=s < t)
+                for k in block.saved - hold.kept:
                     self.walk.drop(k)
                 if s < t:
                     self.write(s + 1, t, level - self.table.used(hold.held_bytes))
-                for operator in self.blocks[s].backward:
+                for operator in block.backward:
                     self.walk.advance(operator)
             case _Ahead(to, page_input):
                 self._run_ahead(s, to, page_input)
@@ -245,26 +252,36 @@ class _Writer:
 
     def _run_ahead(self, s: int, to: int, page_input: bool) -> None:
         for n in range(s, to):
-            self._forward(self.blocks[n], frozenset(), leaving=True)
-            if n > s:
-                for k in self.blocks[n].entry:
-                    self.walk.drop(k)
-            elif page_input:
-                for k in sorted(self.blocks[s].entry):
-                    self.walk.page_out(k)
-                    self.walk.drop(k)
+            paged = self.blocks[n].entry if page_input and n == s else frozenset[int]()
+            self._forward(self.blocks[n], frozenset(), paged, leaving=True)
+            for k in self.blocks[n].entry if n > s else paged:
+                self.walk.drop(k)
 
     def _entry_bytes(self, s: int) -> int:
         return sum(self.walk.graph.tensors[k].size_bytes for k in self.blocks[s].entry)
 
-    def _forward(self, block: Block, saved: frozenset[int], *, leaving: bool) -> None:
-        """Run a block for what is to be saved and, when `leaving` it, for its exit; drop the rest."""
-        if self.walk.stage < block.forward[-1] or not self.walk.steps:
+    def _forward(
+        self, block: Block, saved: frozenset[int], paged: frozenset[int], *, leaving: bool
+    ) -> None:
+        """Run a block for what is to be saved and, when `leaving` it, for its exit; drop the rest.
+
+        What is to be paged is paged out at once.
+        """
+        walk, maker = self.walk, self.walk.graph.producer.__getitem__
+        for k in sorted(paged & block.entry):
+            walk.bring(k)
+            walk.page_out(k)
+        if walk.stage < block.forward[-1] or not walk.steps:
             for operator in block.forward:
-                self.walk.advance(operator)
+                walk.advance(operator)
+                for k in walk.graph.operators[operator].outputs:
+                    if k in paged:
+                        walk.page_out(k)
         else:
             wanted = (saved & block.made) | (block.exit if leaving else frozenset())
-            for k in sorted(wanted, key=self.walk.graph.producer.__getitem__):
-                self.walk.bring(k)
+            for k in sorted(wanted, key=maker):
+                walk.bring(k)
+                if k in paged:
+                    walk.page_out(k)
         for k in block.made - block.exit - saved:
-            self.walk.drop(k)
+            walk.drop(k)

@@ -12,6 +12,9 @@ from ..plan import Compute, PageIn, PageOut, Plan, Step
 from ..problem import Problem
 from ..replay import replay, resident_at_end, resident_at_start
 
+# Bytes of persistent tensors that are tried in the page store, as shares of all.
+HOME_SHARES = (0.0, 0.25, 0.5, 0.75)
+
 
 class NoWayBackError(Exception):
     """A tensor is needed that is neither resident nor stored, and cannot be computed again."""
@@ -129,6 +132,26 @@ def droppable(graph: Graph) -> tuple[frozenset[int], tuple[int, ...]]:
         for k in op.inputs:
             until[k] = max(until[k], last)
     return frozenset(found), tuple(until)
+
+
+def homes(graph: Graph) -> tuple[tuple[int, ...], ...]:
+    """Choices of what lives in the page store between steps: nothing, a part, everything that may.
+
+    What is read least often goes first, since each use pages it in: optimizer state before weights.
+    """
+    order = sorted(
+        graph.may_live_paged, key=lambda k: (len(graph.users[k]), -graph.tensors[k].size_bytes, k)
+    )
+    total = sum(graph.tensors[k].size_bytes for k in order)
+    choices = []
+    for share in HOME_SHARES:
+        chosen, held = [], 0
+        for k in order:
+            if held < share * total:
+                chosen.append(k)
+                held += graph.tensors[k].size_bytes
+        choices.append(tuple(sorted(chosen)))
+    return tuple(dict.fromkeys((*choices, graph.may_live_paged)))
 
 
 def is_valid(plan: Plan, problem: Problem) -> bool:

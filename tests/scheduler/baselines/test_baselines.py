@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from scheduler import (
     Budget,
     Compute,
-    Infeasible,
     PageIn,
     PageOut,
     Phase,
@@ -30,6 +29,7 @@ from scheduler.baselines.dtr import dtr
 from scheduler.baselines.pofo import pofo
 from scheduler.baselines.table import BASELINES
 from scheduler.baselines.walk import droppable
+from tests.scheduler.brute_force import least_energy_j
 from tests.scheduler.problems import chain, training_step
 from tests.strategies import problems
 
@@ -81,19 +81,15 @@ def test_what_a_baseline_returns_is_lawful(name: str, problem: Problem) -> None:
 
 @SLOW
 @given(problems(max_operators=5, binding=True))
-def test_none_beats_a_proven_optimum(problem: Problem) -> None:
+def test_none_beats_the_optimum_of_an_exhaustive_search(problem: Problem) -> None:
     posed = backward_from(problem, (len(problem.graph.operators) + 1) // 2)
-    plans = {name: baseline(posed) for name, baseline in BASELINES.items()}
-    try:
-        best = solve(posed, gap=1e-7)
-    except Infeasible:
-        assert not any(plans.values())
-        return
-    assert best.status is Status.OPTIMAL
-    for name, plan in plans.items():
+    best_j = least_energy_j(posed)
+    for name, baseline in BASELINES.items():
+        plan = baseline(posed)
         if plan is not None:
             require_lawful(name, plan, posed)
-            assert replay(plan, posed).energy_j >= best.cost.energy_j * (1 - 1e-6), name
+            assert best_j is not None
+            assert replay(plan, posed).energy_j >= best_j * (1 - 1e-6), name
 
 
 @pytest.mark.parametrize("name", BASELINES)
