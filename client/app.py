@@ -3,7 +3,7 @@
 The coordinator's settings come in the run config, the device's in the node config:
 
 run config:   workload, seed, batch-size, local-epochs, deadline-factor, plan-time-limit-s
-node config:  device, ram-bytes, partition-id, page-dir, workload
+node config:  device, ram-bytes, partition-id, page-dir, cache-dir, workload
 
 A number that is 0 or left out means the workload's or the device profile's own. The coordinator may name
 a workload that comes with fedpoet; a file is run only if the device's own config names it.
@@ -68,7 +68,8 @@ def _train(
 def settings_of(context: Context) -> Settings:
     """Settings from the run config and the node config. Raises BadInput for a value of another type."""
     run, node = context.run_config, context.node_config
-    ram_bytes, page_dir = _get(node, "ram-bytes", 0), _get(node, "page-dir", "")
+    ram_bytes = _get(node, "ram-bytes", 0)
+    page_dir, cache_dir = _get(node, "page-dir", ""), _get(node, "cache-dir", "")
     if not (device := _get(node, "device", "")):
         raise BadInput('the node config names no device; give a profile: device="raspberry-pi-4b"')
     return Settings(
@@ -82,6 +83,7 @@ def settings_of(context: Context) -> Settings:
         ram_bytes=ram_bytes or None,
         partition=_get(node, "partition-id", 0),
         page_dir=Path(page_dir) if page_dir else None,
+        cache_dir=Path(cache_dir) if cache_dir else None,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from scheduler import DeviceProfile, Plan, load_device
+from scheduler import DeviceProfile, Plan, PlanCache, load_device
 from scheduler.errors import InvalidPlan
 
 from .outbox import Arrays, Update, manifest, seal
@@ -28,7 +28,8 @@ class Settings:
 
     `device` names a profile or a TOML file. `ram_bytes` is the budget of a training step, all
     inclusive; None takes what the profile leaves for training. `page_dir` is where the page store's
-    file is put while a step runs; None takes the system's folder for temporary files.
+    file is put while a step runs; None takes the system's folder for temporary files. `cache_dir` is where
+    plans are kept for the next process; None keeps none.
     """
 
     workload: str
@@ -41,6 +42,7 @@ class Settings:
     ram_bytes: int | None = None
     partition: int = 0
     page_dir: Path | None = None
+    cache_dir: Path | None = None
 
 
 PlanKey = tuple[str, str, int | None, int | None, float | None, float]
@@ -127,7 +129,13 @@ class Node:
             ram_bytes=self.settings.ram_bytes,
             deadline_factor=self.settings.deadline_factor,
         )
-        return planned(posed, time_limit_s=self.settings.plan_time_limit_s, plan=plan)
+        folder = self.settings.cache_dir
+        return planned(
+            posed,
+            time_limit_s=self.settings.plan_time_limit_s,
+            plan=plan,
+            cache=None if folder is None else PlanCache(folder=folder),
+        )
 
     def _metrics(self, report: TrainReport, examples: Examples) -> dict[str, int | float]:
         return {

@@ -82,6 +82,18 @@ def test_a_node_keeps_its_plan_and_does_not_plan_again(monkeypatch):
     assert all(np.array_equal(v, arrays_of(second)[k]) for k, v in arrays_of(first).items())
 
 
+def test_a_node_that_lost_its_state_finds_its_plan_in_the_cache(monkeypatch, tmp_path):
+    node = {**NODE, "cache-dir": str(tmp_path / "plans")}
+    first = build_client_app()(message(), context(node=node))
+
+    def never(*args, **kwargs):
+        raise AssertionError("planned again")
+
+    monkeypatch.setattr("scheduler.cache.solve", never)
+    second = build_client_app()(message(), context(node=node))
+    assert all(np.array_equal(v, arrays_of(second)[k]) for k, v in arrays_of(first).items())
+
+
 @pytest.mark.parametrize("kept", [b"", b"damaged", b"\x00" * 40])
 def test_a_damaged_plan_is_made_anew(kept):
     spoiled = context()
