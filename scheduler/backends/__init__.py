@@ -2,7 +2,7 @@
 
 from .base import Backend, Outcome, Report, Verdict, minimize
 from .highs import Highs
-from .isolated import Isolated
+from .isolated import Isolated, opened
 from .other import PulpSolver, backend_named, installed
 from .program import Program
 
@@ -18,4 +18,5 @@ __all__ = [
     "backend_named",
     "installed",
     "minimize",
+    "opened",
 ]

@@ -1,6 +1,6 @@
 """The process in which `Isolated` runs a backend: asked over standard input, answering over standard output.
 
-It first says that it is there, gets a Task, sends an Outcome for each thing found and then an Answer.
+It says that it is ready, gets a Task, sends an Outcome for each thing found and then an Answer; and again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import BinaryIO, NoReturn
 
 from .base import Backend, Outcome, Verdict
@@ -39,22 +40,29 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The last message of a process."""
+    """The last message on a task."""
 
     outcome: Outcome
 
 
 def main() -> None:
-    """Do one task and end; also end when the parent does."""
+    """Do one task after another, until the parent ends or wants no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     _go_first_when_memory_runs_out()
-    questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a solver prints must not get between the answers
-    _send(answers, READY)
-    task: Task = pickle.load(questions)  # noqa: S301 (comes from the process that started this one)
-    threading.Thread(target=_end_with_parent, args=(questions,), daemon=True).start()
+    tasks: SimpleQueue[Task | Exception] = SimpleQueue()
+    threading.Thread(target=_read, args=(sys.stdin.buffer, tasks), daemon=True).start()
+    while True:
+        _send(answers, READY)
+        _send(answers, Answer(outcome=_done(tasks.get(), answers)))
+
+
+def _done(task: Task | Exception, answers: BinaryIO) -> Outcome:
     try:
-        outcome = task.backend.run(
+        if isinstance(task, Exception):
+            raise task
+        return task.backend.run(
             task.program,
             start=task.start,
             time_limit_s=task.time_limit_s,
@@ -64,8 +72,22 @@ def main() -> None:
         )
     except Exception as error:  # noqa: BLE001 (whatever a solver does, the parent gets an answer)
         why = f"the solver failed: {type(error).__name__}: {error}"
-        outcome = Outcome(verdict=Verdict.UNKNOWN, bound=None, cut_short=why)
-    _send(answers, Answer(outcome=outcome))
+        return Outcome(verdict=Verdict.UNKNOWN, bound=None, cut_short=why)
+
+
+def _read(questions: BinaryIO, tasks: SimpleQueue[Task | Exception]) -> None:
+    """The parent keeps the pipe open as long as it lives and wants answers."""
+    try:
+        while True:
+            tasks.put(pickle.load(questions))  # noqa: S301 (from the process that started this one)
+    except EOFError:
+        pass
+    except Exception as error:  # noqa: BLE001 (a backend that cannot be imported here fails as it likes)
+        tasks.put(error)
+        while questions.read(1):
+            pass
+    finally:
+        _end()
 
 
 def _send(answers: BinaryIO, message: object) -> None:
@@ -74,13 +96,6 @@ def _send(answers: BinaryIO, message: object) -> None:
         answers.flush()
     except BrokenPipeError:
         _end()
-
-
-def _end_with_parent(questions: BinaryIO) -> None:
-    """The parent keeps the pipe open as long as it lives and wants an answer."""
-    while questions.read(1):
-        pass
-    _end()
 
 
 def _end() -> NoReturn:

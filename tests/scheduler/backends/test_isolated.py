@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.backends import Highs, Isolated, Outcome, Program, Verdict, minimize
+from scheduler.backends import Highs, Isolated, Outcome, Program, Verdict, minimize, opened
 from scheduler.backends.program import program_of
 from tests.scheduler.backends.faults import Faulty, write_whole
 from tests.scheduler.backends.models import ASKED, knapsack, packing
@@ -141,6 +141,51 @@ def test_a_backend_that_cannot_travel_is_refused_at_once() -> None:
 
     with pytest.raises((AttributeError, TypeError), match=r"Unknown|pickle"):
         Isolated(Unknown()).run(small(), start=None, time_limit_s=5, gap=0.0)  # type: ignore[arg-type]
+
+
+UNIMPORTABLE = """
+from dataclasses import dataclass
+from scheduler.backends import Isolated
+from tests.scheduler.backends.test_isolated import small
+
+@dataclass(frozen=True)
+class Mine:
+    def run(self, *program, **asked):
+        raise AssertionError
+
+print(Isolated(Mine()).run(small(), start=None, time_limit_s=30, gap=0.0).cut_short)
+"""
+
+
+def test_a_backend_of_the_main_module_is_told_from_a_crash() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNIMPORTABLE],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("the solver failed: AttributeError: Can't get attribute 'Mine'")
+    assert done.stderr == ""
+
+
+def test_runs_in_a_row_share_a_process_until_something_happens_to_it() -> None:
+    before = children()
+    model = knapsack()
+    program = program_of(model, model.variables())
+    with opened(Isolated(Highs())) as session:
+        first = session.run(program, **ASKED)
+        (process,) = children() - before
+        assert session.run(program, relaxed=True, **ASKED).bound == pytest.approx(-7.75)
+        assert children() - before == {process}
+        os.kill(process, signal.SIGKILL)
+        assert "SIGKILL" in str(session.run(program, **ASKED).cut_short)
+        assert children() == before
+        assert session.run(program, **ASKED) == first
+        assert children() - before != {process}
+        assert session.name == Highs().name
+    with opened(Highs()) as plain:
+        assert plain == Highs()
 
 
 def test_no_process_no_crash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
