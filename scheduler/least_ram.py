@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from .backends import Backend
 from .baselines import keep_all, page_all
 from .check import check
 from .errors import Infeasible, InvalidPlan, NoPlanInTime
@@ -72,6 +73,7 @@ def least_ram(
     problem: Problem,
     *,
     time_limit_s: float = 20.0,
+    backend: Backend | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> LeastRam:
     """Search between the floor and a plan that is known, within the problem's deadline and page store.
@@ -80,7 +82,8 @@ def least_ram(
     """
     end_s = clock() + time_limit_s
     lowest = floor(problem).ram_bytes
-    best = _by_known_plans(problem, _first(problem, time_limit_s * TRY_SHARE), clock, end_s)
+    first = _first(problem, time_limit_s * TRY_SHARE, backend)
+    best = _by_known_plans(problem, first, clock, end_s)
     refuted = fruitless = lowest - 1
     while True:
         least = replay(best, problem).peak_bytes
@@ -90,7 +93,8 @@ def least_ram(
         # The floor is worth a try of its own: often a plan reaches it.
         middle = lowest if fruitless < lowest else (least + fruitless) // 2
         try:
-            best = _any_plan(problem, middle, min(left_s, time_limit_s * TRY_SHARE))
+            try_s = min(left_s, time_limit_s * TRY_SHARE)
+            best = _any_plan(problem, middle, try_s, backend)
         except Infeasible:
             refuted = fruitless = middle
         except NoPlanInTime:
@@ -117,13 +121,14 @@ def _by_known_plans(problem: Problem, best: Plan, clock: Callable[[], float], en
     return best
 
 
-def _first(problem: Problem, time_limit_s: float) -> Plan:
+def _first(problem: Problem, time_limit_s: float, backend: Backend | None) -> Plan:
     """The plan to start from: of those known, the one that holds least RAM."""
     roomy = _with_ram(problem, sum(_everything(problem)))
     known = [plan for plan in _known(roomy, floor(problem).ram_bytes) if _valid(plan, roomy)]
     if known:
         return min(known, key=lambda plan: replay(plan, problem).peak_bytes)
-    return _any_plan(problem, replay(keep_all(problem), problem).peak_bytes, time_limit_s)
+    peak_bytes = replay(keep_all(problem), problem).peak_bytes
+    return _any_plan(problem, peak_bytes, time_limit_s, backend)
 
 
 def _everything(problem: Problem) -> Iterable[int]:
@@ -139,9 +144,11 @@ def _known(roomy: Problem, lowest: int) -> Iterable[Plan]:
             yield replace(plan, budget=roomy.budget)
 
 
-def _any_plan(problem: Problem, ram_bytes: int, time_limit_s: float) -> Plan:
+def _any_plan(
+    problem: Problem, ram_bytes: int, time_limit_s: float, backend: Backend | None
+) -> Plan:
     posed = _with_ram(problem, ram_bytes)
-    return solve(posed, time_limit_s=max(time_limit_s, 0.1), gap=ANY_GAP).plan
+    return solve(posed, time_limit_s=max(time_limit_s, 0.1), gap=ANY_GAP, backend=backend).plan
 
 
 def _with_ram(problem: Problem, ram_bytes: int) -> Problem:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from scheduler import Budget, Infeasible, InvalidPlan, Problem, check, keep_all, replay, solve
+from scheduler.backends import Highs
 from scheduler.errors import UnknownName
 from scheduler.explain import Alternative, Explanation, explain, worst_moment
 from scheduler.handling import Way, decisions
@@ -28,7 +29,7 @@ def alternatives(explanation: Explanation) -> list[Alternative]:
 
 def solved(problem: Problem) -> Plan | None:
     try:
-        return solve(problem, time_limit_s=20, gap=1e-9).plan
+        return solve(problem, time_limit_s=20, gap=1e-9, backend=Highs()).plan
     except Infeasible:
         return None
 
@@ -67,7 +68,7 @@ def test_only_the_budget_speaks_against_keeping() -> None:
     """With a budget without limit, every tensor of a tight plan may be kept, and none costs more."""
     problem = chain(5)
     tight = replace(problem, budget=Budget(ram_bytes=40))
-    plan = solve(tight).plan
+    plan = solve(tight, backend=Highs()).plan
     assert decisions(plan, tight) != decisions(keep_all(tight), tight)
     for operator in tight.graph.operators:
         for other in alternatives(explain(operator.name, plan, tight)):

@@ -20,6 +20,7 @@ from scheduler import (
     replay,
     solve,
 )
+from scheduler.backends import Highs
 from scheduler.least_ram import least_ram, needs
 from scheduler.plan import Status
 from scheduler.sweep import budgets_between, sweep
@@ -28,7 +29,7 @@ from tests.strategies import problems
 
 
 def plainly(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
-    return solve(problem, time_limit_s=time_limit_s)
+    return solve(problem, time_limit_s=time_limit_s, backend=Highs())
 
 
 @settings(max_examples=25, deadline=None)
@@ -41,12 +42,12 @@ def test_points_are_what_solving_each_budget_gives(problem: Problem) -> None:
         posed = replace(problem, budget=replace(problem.budget, ram_bytes=point.ram_bytes))
         if isinstance(point.found, Solution):
             check(point.found.plan, posed)
-            alone = solve(posed, time_limit_s=20)
+            alone = solve(posed, time_limit_s=20, backend=Highs())
             assert point.found.cost.energy_j == pytest.approx(alone.cost.energy_j, rel=2e-4)
             assert point.found.lower_bound_j <= alone.cost.energy_j * (1 + 1e-9)
         else:
             with pytest.raises(Infeasible):
-                solve(posed, time_limit_s=20)
+                solve(posed, time_limit_s=20, backend=Highs())
     energies = [p.found.cost.energy_j for p in points if isinstance(p.found, Solution)]
     assert energies == sorted(energies, reverse=True)
 
@@ -70,7 +71,7 @@ def test_a_plan_found_for_less_ram_serves_more_ram_and_its_bound_does_not() -> N
         asked.append((problem.budget.ram_bytes, len(starts)))
         if problem.budget.ram_bytes == loose:
             raise NoPlanInTime("no time")
-        return solve(problem, time_limit_s=time_limit_s)
+        return solve(problem, time_limit_s=time_limit_s, backend=Highs())
 
     points = sweep(problem, (tight, loose), hurried)
     assert asked == [(loose, 0), (tight, 0)]
@@ -88,7 +89,7 @@ def test_a_tight_budget_is_tried_with_the_plans_of_looser_ones() -> None:
 
     def noting(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
         seen.append(tuple(plan.budget.ram_bytes for plan in starts))
-        return solve(problem, time_limit_s=time_limit_s)
+        return solve(problem, time_limit_s=time_limit_s, backend=Highs())
 
     sweep(chain(), (40, 50, 60), noting)
     assert seen == [(), (60,), (50, 60)]
@@ -96,12 +97,12 @@ def test_a_tight_budget_is_tried_with_the_plans_of_looser_ones() -> None:
 
 def test_a_solution_that_is_known_is_a_point_and_is_not_solved_again() -> None:
     problem = chain()
-    own = solve(replace(problem, budget=Budget(ram_bytes=50)))
+    own = solve(replace(problem, budget=Budget(ram_bytes=50)), backend=Highs())
     seen: list[tuple[int, tuple[int, ...]]] = []
 
     def noting(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
         seen.append((problem.budget.ram_bytes, tuple(s.budget.ram_bytes for s in starts)))
-        return solve(problem, time_limit_s=time_limit_s)
+        return solve(problem, time_limit_s=time_limit_s, backend=Highs())
 
     points = sweep(problem, (40, 50, 60), noting, known=(own,))
     assert [p.ram_bytes for p in points] == [40, 50, 60]
@@ -117,7 +118,7 @@ def test_time_that_is_not_used_is_left_to_the_others() -> None:
         nonlocal now
         shares.append(time_limit_s)
         now += 1.0
-        return solve(problem)
+        return solve(problem, backend=Highs())
 
     sweep(chain(), (40, 50, 60), quick, time_limit_s=9.0, clock=lambda: now)
     assert shares == [3.0, 4.0, 7.0]
@@ -129,7 +130,7 @@ def test_a_deadline_that_no_ram_can_meet_is_solved_once() -> None:
 
     def noting(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
         asked.append(problem.budget.ram_bytes)
-        return solve(problem, time_limit_s=time_limit_s)
+        return solve(problem, time_limit_s=time_limit_s, backend=Highs())
 
     points = sweep(problem, (20, 40, 50, 60), noting)
     assert asked == [60, 20]
@@ -142,11 +143,11 @@ def test_a_deadline_that_no_ram_can_meet_is_solved_once() -> None:
 @given(problem=problems())
 def test_the_least_ram_is_found_and_less_is_refuted_where_it_says_so(problem: Problem) -> None:
     try:
-        least = least_ram(problem, time_limit_s=20)
+        least = least_ram(problem, time_limit_s=20, backend=Highs())
     except Infeasible:
         peak = replay(keep_all(problem), problem).peak_bytes
         with pytest.raises(Infeasible):
-            solve(replace(problem, budget=replace(problem.budget, ram_bytes=peak)))
+            solve(replace(problem, budget=replace(problem.budget, ram_bytes=peak)), backend=Highs())
         return
     assert replay(least.plan, problem).peak_bytes == least.ram_bytes
     check(
@@ -156,16 +157,19 @@ def test_the_least_ram_is_found_and_less_is_refuted_where_it_says_so(problem: Pr
     assert floor(problem).ram_bytes <= least.ram_bytes
     below = replace(problem, budget=replace(problem.budget, ram_bytes=least.refuted_bytes))
     with pytest.raises(Infeasible):
-        solve(below, time_limit_s=20)
+        solve(below, time_limit_s=20, backend=Highs())
 
 
 def test_the_least_ram_of_a_chain_is_its_floor() -> None:
     problem = chain()
-    least = least_ram(problem)
+    least = least_ram(problem, backend=Highs())
     assert least.proven
     assert least.ram_bytes == floor(problem).ram_bytes == 30
     hurried = replace(problem, budget=Budget(ram_bytes=0, time_s=10.0))
-    assert least_ram(hurried).ram_bytes == replay(keep_all(problem), problem).peak_bytes
+    assert (
+        least_ram(hurried, backend=Highs()).ram_bytes
+        == replay(keep_all(problem), problem).peak_bytes
+    )
 
 
 @settings(max_examples=50, deadline=None)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from scheduler import Budget, Compute, Plan, Problem, keep_all, page_all, replay, solve
+from scheduler.backends import Highs
 from scheduler.handling import decisions
 from scheduler.liveness import with_frees
 from scheduler.view.chart import BLOCKS, ram_chart, share_per_column, strip
@@ -46,7 +47,7 @@ def test_a_chart_fits_its_width_and_a_valid_plan_stays_below_the_line(
 
 
 def test_the_budget_line_lies_above_the_plan_and_keep_all_beyond_it() -> None:
-    plan = solve(TIGHT).plan
+    plan = solve(TIGHT, backend=Highs()).plan
     lines = lines_of(plan, TIGHT)
     (budget,) = [n for n, line in enumerate(lines) if n and "▁" * 20 in line]
     assert lines[budget].startswith("    40 B ┤")
@@ -107,7 +108,7 @@ def test_a_schedule_follows_the_plan() -> None:
 
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_table_names_every_tensor_when_asked(width: int) -> None:
-    plan = solve(TIGHT).plan
+    plan = solve(TIGHT, backend=Highs()).plan
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None)
     show_chart(console, plan, TIGHT)
@@ -122,7 +123,7 @@ def test_the_table_names_every_tensor_when_asked(width: int) -> None:
 
 def test_the_table_of_a_large_graph_shows_what_says_most() -> None:
     problem = replace(chain(20), budget=Budget(ram_bytes=100))
-    plan = solve(problem, time_limit_s=5, gap=0.2).plan
+    plan = solve(problem, time_limit_s=5, gap=0.2, backend=Highs()).plan
     out = io.StringIO()
     console = Console(file=out, width=120, force_terminal=True, color_system=None)
     show_tensors(console, plan, problem, all_rows=False)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler import Budget, Plan, Problem, Solution, solve
+from scheduler.backends import Highs
 from scheduler.graph import Graph
 from scheduler.sweep import budgets_between, sweep
 from scheduler.view.page import plan_page
@@ -15,7 +16,7 @@ from tests.scheduler.problems import chain
 
 
 def plainly(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
-    return solve(problem, time_limit_s=time_limit_s)
+    return solve(problem, time_limit_s=time_limit_s, backend=Highs())
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def problem() -> Problem:
 
 @pytest.fixture(scope="module")
 def solution(problem: Problem) -> Solution:
-    return solve(problem)
+    return solve(problem, backend=Highs())
 
 
 def test_the_page_is_one_file_and_well_formed(problem: Problem, solution: Solution) -> None:

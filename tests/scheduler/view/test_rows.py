@@ -8,13 +8,14 @@ import pytest
 
 from scheduler import Budget, keep_all, replay, solve
 from scheduler.arena import arena_bytes
+from scheduler.backends import Highs
 from scheduler.view.rows import arena_text, lines, solution_rows, use_rows
 from tests.scheduler.problems import chain
 
 
 def test_a_search_cut_short_says_why() -> None:
     problem = replace(chain(), budget=Budget(ram_bytes=50))
-    solution = replace(solve(problem), wall_s=1.5, backend="HiGHS")
+    solution = replace(solve(problem, backend=Highs()), wall_s=1.5, backend="HiGHS")
     assert dict(solution_rows(solution, problem))["status"] == "optimal (HiGHS, 1.50 s)"
     stopped = replace(solution, cut_short="Ctrl-C")
     status = dict(solution_rows(stopped, problem))["status"]
