@@ -12,7 +12,7 @@ from ..baselines import keep_all
 from ..plan import Plan
 from ..problem import Problem
 from ..replay import replay
-from .palette import DARK
+from .palette import TERMINAL
 from .schedule import RUNS, Row, Span, ram_curve, schedule
 from .text import human_bytes, human_s
 
@@ -20,7 +20,7 @@ BLOCKS = " ▁▂▃▄▅▆▇█"
 LETTERS = {"forward": "f", "backward": "b", "update": "u", "again": "r"}
 STRIP = {"resident": "█", "again": "▓", "moving": "x", "stored": "─"}
 """How a tensor's strip shows where it is, by the names of `Row`."""
-STRIP_COLOURS = {**DARK, "moving": DARK["paging"]}
+STRIP_COLOURS = {**TERMINAL, "moving": TERMINAL["paging"]}
 
 BRIEF = 0.25  # a tensor in RAM for less than this share of a column shows as a thin line
 NOTICED = (
@@ -47,11 +47,11 @@ def ram_chart(plan: Plan, problem: Problem, width: int, coloured: bool) -> Text:
     cut = ", beyond the top" if plain.peak_bytes > scale.top_bytes else ""
     text = Text.assemble(
         " " * LABEL,
-        ("█", DARK["forward"]),
+        ("█", TERMINAL["forward"]),
         f" this plan, peak {human_bytes(own.peak_bytes)}   ",
-        ("░", DARK["plain"]),
+        ("░", TERMINAL["plain"]),
         f" keep all, peak {human_bytes(plain.peak_bytes)}{cut}   ",
-        ("▁", DARK["budget"]),
+        ("▁", TERMINAL["budget"]),
         f" {shown}\n",
     )
     top = scale.lines(max(own.peak_bytes, plain.peak_bytes))
@@ -98,11 +98,11 @@ class _Layers:
         for column in range(columns):
             own, plain = (self._eighths(v[column], line) for v in (self.own, self.plain))
             if own:
-                text.append(BLOCKS[own], DARK["forward"])
+                text.append(BLOCKS[own], TERMINAL["forward"])
             elif line == self.scale.budget_line and line:
-                text.append("▁", DARK["budget"])
+                text.append("▁", TERMINAL["budget"])
             else:
-                text.append("░" if plain >= 4 else " ", DARK["plain"])
+                text.append("░" if plain >= 4 else " ", TERMINAL["plain"])
         return text
 
     def _eighths(self, value: int, line: int) -> int:
@@ -151,14 +151,14 @@ def _runs(plan: Plan, problem: Problem, end_s: float, columns: int, coloured: bo
         if not shares[name][column]:
             text.append(" ")
         else:
-            text.append("█" if coloured else LETTERS[name], DARK[name])
+            text.append("█" if coloured else LETTERS[name], TERMINAL[name])
     text.append(f"\n{'pages':>{LABEL}} ")
     for share in moving:
-        text.append(BLOCKS[min(8, round(8 * share + 0.499))], DARK["paging"])
+        text.append(BLOCKS[min(8, round(8 * share + 0.499))], TERMINAL["paging"])
     text.append("\n" + " " * (LABEL + 1))
     for name, said in (*zip(RUNS, ("forward", "backward", "update", "again"), strict=True),):
-        text.append("█" if coloured else LETTERS[name], DARK[name]).append(f" {said}   ")
-    return text.append("█", DARK["paging"]).append(" to or from the page store")
+        text.append("█" if coloured else LETTERS[name], TERMINAL[name]).append(f" {said}   ")
+    return text.append("█", TERMINAL["paging"]).append(" to or from the page store")
 
 
 def share_per_column(spans: Iterable[Span], end_s: float, columns: int) -> list[float]:

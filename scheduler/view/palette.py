@@ -46,7 +46,20 @@ DARK = {
     "good": "#62c486",
     "warn": "#f0a847",
 }
-"""On dark paper, and in the terminal."""
+"""On dark paper."""
+
+TERMINAL = {
+    "forward": "#3f78ff",
+    "backward": "#7ad4e4",
+    "update": "#168a4a",
+    "paging": "#eea511",
+    "again": "#b8479f",
+    "plain": "#8b8f9a",
+    "budget": "#e8601c",
+    "stored": "#b99450",
+    "resident": "#7f8fe0",
+}
+"""In the terminal, whose paper may be light or dark."""
 
 TOGETHER = (
     ("forward", "backward", "update", "again", "paging"),

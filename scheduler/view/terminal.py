@@ -14,7 +14,7 @@ from ..handling import Decision, decisions
 from ..plan import Plan
 from ..problem import Problem
 from .chart import STRIP, STRIP_COLOURS, ram_chart, strip
-from .palette import DARK
+from .palette import TERMINAL
 from .schedule import most_telling, schedule
 from .text import human_bytes, human_j, plural, shortened
 
@@ -100,8 +100,8 @@ def made_by(graph: Graph, tensor: int) -> str:
 
 def _colour(decision: Decision) -> str:
     if decision.recomputed:
-        return DARK["again"]
-    return DARK["paging"] if decision.paged else "default"
+        return TERMINAL["again"]
+    return TERMINAL["paging"] if decision.paged else "default"
 
 
 def _key() -> Text:

@@ -16,7 +16,7 @@ from scheduler.backends import Highs
 from scheduler.handling import decisions
 from scheduler.liveness import with_frees
 from scheduler.view.chart import BLOCKS, ram_chart, share_per_column, strip
-from scheduler.view.palette import DARK
+from scheduler.view.palette import TERMINAL
 from scheduler.view.schedule import Row, schedule
 from scheduler.view.terminal import show_chart, show_tensors, summary
 from scheduler.view.text import human_bytes
@@ -93,7 +93,7 @@ def test_a_strip_shows_where_a_tensor_is() -> None:
     )
     drawn = strip(row, 10.0, 10)
     assert drawn.plain == "████──x ▓▏"
-    assert [str(span.style) for span in drawn.spans][-1] == DARK["again"]
+    assert [str(span.style) for span in drawn.spans][-1] == TERMINAL["again"]
 
 
 def test_a_schedule_follows_the_plan() -> None:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from scheduler.view.palette import DARK, LIGHT, TOGETHER
+from scheduler.view.palette import DARK, LIGHT, TERMINAL, TOGETHER
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
 SEEN_BY = {
@@ -53,10 +53,14 @@ def lab(colour: str, seen_by: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("seen_by", SEEN_BY)
-@pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize(
+    "colours",
+    [LIGHT, DARK, {**TERMINAL, "paper": "#ffffff"}, {**TERMINAL, "paper": "#1b1b1b"}],
+    ids=["light", "dark", "light terminal", "dark terminal"],
+)
 def test_colours_of_one_picture_are_far_apart(colours: dict[str, str], seen_by: str) -> None:
     for group in TOGETHER:
-        for one, other in itertools.combinations(group, 2):
+        for one, other in itertools.combinations([name for name in group if name in colours], 2):
             difference = np.linalg.norm(lab(colours[one], seen_by) - lab(colours[other], seen_by))
             assert difference > 20, (one, other)
 
