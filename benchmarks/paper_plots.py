@@ -15,13 +15,19 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
 from scheduler import load_device
 
 NAMES = {"vgg16": "VGG16", "resnet18": "ResNet-18", "bert12": "BERT-base"}
+TITLES = {
+    "mkr1000": "MKR1000",
+    "nrf52840": "nRF52840",
+    "raspberry-pi-4b": "Raspberry Pi 4B",
+    "jetson-tx2": "Jetson TX2",
+}
 # Label, colour (Okabe and Ito's, which the colour-blind can tell apart), marker.
 LOOKS = {
     "poet": ("POET", "#d55e00", "o"),
@@ -120,7 +126,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for network, device in dict.fromkeys((r.network, r.device) for r in rows):
         ours = [r for r in rows if (r.network, r.device) == (network, device)]
         for field, what in (("extra_energy", "energy"), ("extra_time", "time")):
-            title = f"{NAMES[network]} on {device}: extra {what}, %"
+            title = f"{NAMES[network]} on {TITLES[device]}: extra {what}, %"
             table = Table(title=title, padding=0, title_justify="left")
             for head in ("RAM", *LOOKS):
                 table.add_column(head, justify="right")
@@ -157,7 +163,7 @@ def tables(rows: Sequence[Row]) -> str:
         ours = [r for r in rows if (r.network, r.device) == (network, device)]
         budgets = sorted({r.ram_bytes for r in ours})
         half = {r.method: r for r in ours if r.ram_bytes == budgets[len(budgets) // 2]}
-        first = f"| {NAMES[network]} | {device} |"
+        first = f"| {NAMES[network]} | {TITLES[device]} |"
         middle.append(f"{first} {' | '.join(_percent(half[m].extra_energy) for m in LOOKS)} |")
         reached = {
             m: min((r.ram_bytes for r in ours if r.method == m and r.energy_j), default=None)
@@ -182,34 +188,46 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """Energy above, time below, one column per device."""
     devices = list(dict.fromkeys(r.device for r in rows))
     with mpl.rc_context(STYLE):
-        made = Figure(figsize=(3.0 * len(devices) + 0.6, 5.6), layout="constrained")
+        made = Figure(figsize=(3.0 * len(devices) + 0.6, 6.0), layout="constrained")
         axes = made.subplots(2, len(devices), squeeze=False, sharex=True, sharey="row")
+        for line, field in enumerate(("extra_energy", "extra_time")):
+            for column, device in enumerate(devices):
+                _panel(axes[line][column], [r for r in rows if r.device == device], field)
+            top = max(100 * (getattr(r, field) or 0.0) for r in rows)
+            axes[line][0].set_ylim(0, 2 * top)
+            axes[line][0].set_ylabel(f"{field.replace('_', ' ')}, %")
         for column, device in enumerate(devices):
-            ours = [r for r in rows if r.device == device]
-            _panel(axes[0][column], ours, "extra_energy")
-            _panel(axes[1][column], ours, "extra_time")
-            profile = load_device(device)
-            axes[0][column].set_title(f"{device}\n", pad=2)
-            own = f"the device has {_capacity(profile.trainable_bytes)} for training"
-            axes[0][column].text(0, 1.02, own, transform=axes[0][column].transAxes, color="#555555")
+            trainable = load_device(device).trainable_bytes
+            axes[0][column].set_title(f"{TITLES[device]}\n", pad=4)
+            own = f"has {_capacity(trainable)} for training"
+            axes[0][column].text(0, 1.03, own, transform=axes[0][column].transAxes, color="#555555")
             axes[1][column].set_xlabel("RAM budget, MB")
-            for ax in (axes[0][column], axes[1][column]):
-                if rows[0].floor_bytes <= profile.trainable_bytes <= rows[0].keep_all_bytes:
-                    ax.axvline(profile.trainable_bytes / 1e6, color="#555555", linestyle=":")
-        axes[0][0].set_ylabel("extra energy, %")
-        axes[1][0].set_ylabel("extra time, %")
+            if rows[0].floor_bytes <= trainable <= rows[0].keep_all_bytes:
+                for ax in axes[:, column]:
+                    ax.axvline(trainable / 1e6, color="#555555", linestyle="-.")
+        _name_floor(axes[0][0], rows[0])
         handles, labels = axes[0][0].get_legend_handles_labels()
-        made.legend(handles, labels, loc="outside upper center", ncols=5, handlelength=1.8)
-        made.savefig(path, metadata={"Date": None})
+        made.legend(handles, labels, loc="outside upper center", ncols=5, handlelength=2.2)
+        made.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _capacity(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e3:.0f} kB"
 
 
+def _name_floor(ax: Axes, row: Row) -> None:
+    ax.annotate(
+        "floor",
+        (row.floor_bytes / 1e6, 0.03),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, 0),
+        textcoords="offset points",
+        color="#777777",
+    )
+
+
 def _panel(ax: Axes, rows: Sequence[Row], field: str) -> None:
-    # The most important line is drawn last, above the others.
-    for method, (label, colour, marker) in reversed(LOOKS.items()):
+    for place, (method, (label, colour, marker)) in enumerate(LOOKS.items()):
         points = sorted(
             (r.ram_bytes / 1e6, max(0.0, 100 * value))
             for r in rows
@@ -222,15 +240,17 @@ def _panel(ax: Axes, rows: Sequence[Row], field: str) -> None:
             color=colour,
             marker=marker,
             label=label,
-            linewidth=2.6 if ours else 1.3,
-            markersize=6 if ours else 10 if method == "keep-all" else 4.5,
+            # POET is broad and lies below, so that what is as good is seen on it.
+            linewidth=4.5 if ours else 1.3,
+            markersize=11 if ours else 10 if method == "keep-all" else 5,
             linestyle="--" if method == "page-all" else "-",
-            zorder=4 if ours else 3,
+            zorder=3 if ours else 20 - place,
             clip_on=False,
         )
+    ax.axvline(rows[0].floor_bytes / 1e6, color="#777777", linestyle=":", linewidth=1)
     ax.set_yscale("symlog", linthresh=0.1, linscale=0.4)
-    ax.set_ylim(0, None)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_locator(MaxNLocator(5))
 
 
