@@ -15,6 +15,7 @@ from .encode import encode
 from .errors import Infeasible, InvalidPlan, NoPlanInTime
 from .floor import floor
 from .formulation import Formulation, energy_of, formulate
+from .moments import moment_bound_j
 from .plan import Plan
 from .prefetch import prefetch
 from .problem import Problem
@@ -26,6 +27,8 @@ from .rounding import rounding_rows
 from .timeline import Slot, slots_of
 
 Clock: TypeAlias = Callable[[], float]
+# A problem, original or reduced, and the reruns that its program is to offer.
+_Offer: TypeAlias = tuple[Problem, frozenset[Slot]]
 
 # Up to this many operators one program offers every rerun and proves its own optimum.
 COMPLETE_OPERATORS = 40
@@ -34,7 +37,7 @@ FIRST_SHARE = 0.25
 BOUND_SHARE = 0.5
 ROUND_SHARE = 0.6
 # Programs for finding plans, from small to large: how far back reruns reach, and how dear they may be.
-ROUNDS = ((2, 1.0), (4, 3.0), (6, 10.0))
+ROUNDS = ((4, 1.0), (6, 3.0), (12, 10.0))
 # Shares of paging time that compute does not hide: what is tried, in turn, on devices with overlap.
 EXPOSED = (0.3, 0.05, 0.6, 1.0)
 # Reruns that the relaxation uses at least this much are offered too.
@@ -65,8 +68,9 @@ class Incumbent:
         is_reduced = plan.graph_digest == self.reduced.graph.digest
         plan = replace(plan, budget=self.problem.budget)
         own = self.invert(plan) if is_reduced else plan
-        own = prefetch(own, self.problem) if self.problem.costs.overlap else own
         try:
+            check(own, _patient(self.problem))
+            own = prefetch(own, self.problem)
             check(own, self.problem)
         except InvalidPlan:
             return False
@@ -81,6 +85,11 @@ class Incumbent:
     def raise_bound(self, bound_j: float) -> None:
         """Note a proven bound."""
         self.bound_j = max(self.bound_j, bound_j)
+
+    def start_for(self, problem: Problem) -> Plan | None:
+        """The best plan as one of this problem, the original or the reduced one."""
+        same = self.plan is not None and self.plan.graph_digest == problem.graph.digest
+        return self.plan if same else self.start
 
     def is_within(self, gap: float) -> bool:
         """Whether the plan is proven to be this good."""
@@ -101,41 +110,45 @@ class Search:
 
     def improve(self) -> None:
         """Better plans and a better bound, until the gap, the time limit or Ctrl-C."""
+        original = self.incumbent.problem
+        self.incumbent.raise_bound(moment_bound_j(original))
         if self._done():
             return
-        if len(self.incumbent.reduced.graph.operators) <= COMPLETE_OPERATORS:
-            sizes = self._complete()
-        else:
-            sizes = self._growing()
-        for reruns in sizes:
-            for exposed in EXPOSED if self.incumbent.problem.costs.overlap else (1.0,):
+        small = len(original.graph.operators) <= COMPLETE_OPERATORS
+        overlap = original.costs.overlap
+        for problem, reruns in self._complete() if small else self._growing():
+            for exposed in EXPOSED if overlap else EXPOSED[-1:]:
                 if self._done():
                     return
-                self._solve(reruns, ROUND_SHARE, exposed)
+                self._solve(problem, reruns, ROUND_SHARE, exposed)
 
-    def _complete(self) -> Iterator[frozenset[Slot]]:
+    def _complete(self) -> Iterator[_Offer]:
         """One program that offers every rerun: the proof and, where nothing overlaps, the best plan."""
-        reruns = all_reruns(self.incumbent.reduced.graph)
-        overlap = self.incumbent.problem.costs.overlap
-        outcome = self._solve(reruns, BOUND_SHARE if overlap else 1.0)
+        original, reduced = self.incumbent.problem, self.incumbent.reduced
+        reruns = all_reruns(original.graph)
+        if len(reduced.graph.tensors) < len(original.graph.tensors):
+            yield reduced, reruns
+            if self._done():
+                return
+        overlap = original.costs.overlap
+        outcome = self._solve(original, reruns, BOUND_SHARE if overlap else 1.0)
         if outcome.bound is not None:
             self._note_bound(outcome.bound)
         if self.incumbent.plan is None and outcome.verdict is Verdict.INFEASIBLE:
             raise self._infeasible()
         if overlap:
-            yield reruns
+            yield original, reruns
 
-    def _growing(self) -> Iterator[frozenset[Slot]]:
+    def _growing(self) -> Iterator[_Offer]:
         """The relaxation of that program for the bound; plans from programs that offer few reruns."""
-        depth, dearest = ROUNDS[0]
+        original, reduced = self.incumbent.problem, self.incumbent.reduced
         if self.incumbent.plan is None:
-            self._solve(self._near(depth, dearest), FIRST_SHARE, EXPOSED[-1])
+            self._solve(reduced, _near(reduced, ROUNDS[0]), FIRST_SHARE, EXPOSED[-1])
         used = self._relax()
-        for depth, dearest in ROUNDS:
-            yield used | self._near(depth, dearest)
-
-    def _near(self, depth: int, dearest: float) -> frozenset[Slot]:
-        return near_reruns(self.incumbent.reduced, depth=depth, dearest=dearest)
+        for reach in ROUNDS:
+            yield reduced, used | _near(reduced, reach)
+        if len(reduced.graph.tensors) < len(original.graph.tensors):
+            yield original, used | _near(original, ROUNDS[0])
 
     def _done(self) -> bool:
         return (
@@ -150,7 +163,11 @@ class Search:
     # ---- one program
 
     def _solve(
-        self, reruns: frozenset[Slot], time_share: float, exposed: float | None = None
+        self,
+        problem: Problem,
+        reruns: frozenset[Slot],
+        time_share: float,
+        exposed: float | None = None,
     ) -> Outcome:
         """Find plans with these reruns; the outcome is the first program's.
 
@@ -158,9 +175,8 @@ class Search:
         budget that is smaller by those.
         """
         end_s = self.clock() + self._left_s() * time_share
-        problem = self.incumbent.reduced
         if exposed is not None:
-            problem, _ = Serial(exposed=exposed).apply(self.incumbent.reduced)
+            problem, _ = Serial(exposed=exposed).apply(problem)
         outcome, plan = self._solve_once(problem, reruns, end_s - self.clock())
         while plan is not None and not self.incumbent.offer(plan):
             tighter = _tightened(problem, plan)
@@ -173,7 +189,7 @@ class Search:
     def _solve_once(
         self, problem: Problem, reruns: frozenset[Slot], time_limit_s: float
     ) -> tuple[Outcome, Plan | None]:
-        start = self.incumbent.start
+        start = self.incumbent.start_for(problem)
         form = formulate(problem, reruns | (slots_of(start) if start else frozenset()))
         outcome = self._minimize(
             form,
@@ -271,19 +287,24 @@ class Search:
 
     def _least_time_s(self) -> float | None:
         problem = self.incumbent.reduced
-        patient = replace(problem, budget=replace(problem.budget, time_s=None))
+        patient = _patient(problem)
         small = len(problem.graph.operators) <= COMPLETE_OPERATORS
-        depth, dearest = ROUNDS[-1]
-        reruns = (
-            all_reruns(problem.graph)
-            if small
-            else near_reruns(patient, depth=depth, dearest=dearest)
-        )
+        reruns = all_reruns(problem.graph) if small else _near(patient, ROUNDS[0])
         form = formulate(patient, reruns, minimize_time=True)
         outcome = self._minimize(form, time_limit_s=self._left_s(), gap=1e-6)
         if outcome.verdict not in (Verdict.OPTIMAL, Verdict.FEASIBLE):
             return None
         return replay(decode(form), patient).time_s
+
+
+def _patient(problem: Problem) -> Problem:
+    """The problem without its deadline."""
+    return replace(problem, budget=replace(problem.budget, time_s=None))
+
+
+def _near(problem: Problem, reach: tuple[int, float]) -> frozenset[Slot]:
+    depth, dearest = reach
+    return near_reruns(problem, depth=depth, dearest=dearest)
 
 
 def _value(term: pulp.LpVariable | int) -> float:

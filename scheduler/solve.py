@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from .backends import Backend, Highs, Isolated
+from .backends import Backend, Highs, Isolated, opened
 from .baselines import keep_all, page_all
 from .errors import Infeasible
 from .floor import floor
@@ -47,22 +47,25 @@ def solve(
         invert=lambda plan: Bundle().invert(plan, inverse),
         on_plan=lambda plan: on_plan(plan, clock() - began_s) if on_plan else None,
     )
-    search = Search(
-        incumbent=incumbent,
-        backend=backend or Isolated(Highs()),
-        gap=gap,
-        clock=clock,
-        end_s=began_s + time_limit_s,
-    )
-    try:
-        for plan in (*starts, *(reduced_plan(start, inverse) for start in starts)):
-            incumbent.offer(plan)
-        for plan in _known_plans(reduced):
-            incumbent.offer(plan)
-        search.improve()
-    except KeyboardInterrupt:
-        if incumbent.plan is None:
-            raise
+    with opened(backend or Isolated(Highs())) as solver:
+        search = Search(
+            incumbent=incumbent,
+            backend=solver,
+            gap=gap,
+            clock=clock,
+            end_s=began_s + time_limit_s,
+        )
+        try:
+            for plan in starts:
+                incumbent.offer(plan)
+                incumbent.offer(reduced_plan(plan, inverse))
+            for plan in _known_plans(reduced):
+                incumbent.offer(plan)
+            search.improve()
+        except KeyboardInterrupt:
+            if incumbent.plan is None:
+                raise
+            search.cut_short = "interrupted"
     if incumbent.plan is None:
         raise search.no_plan_in_time()
     used, bound_j = replay(incumbent.plan, problem), incumbent.bound_j
@@ -75,6 +78,7 @@ def solve(
         gap=distance,
         wall_s=clock() - began_s,
         backend=search.backend.name,
+        cut_short=search.cut_short,
     )
 
 
