@@ -10,13 +10,15 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from .graph import Graph
+from .overlap import Effect, Units
 from .plan import Compute, Free, PageIn, PageOut, Plan
 from .problem import CostTable, Problem
-from .replay import Replay, replay
+from .replay import effects, replay
 
 # How early a page-in starts and how late a Free comes, in multiples of the time that the transfers
 # take. What one transfer holds another cannot have, so that no single value is best.
-HASTES = (1.0, 1.5, 4.0, math.inf)
+HASTES = (1.0, 1.5, math.inf)
 # The first round takes compute to run without a pause; each later one knows the pauses of the best.
 ROUNDS = 3
 
@@ -31,22 +33,24 @@ def prefetch(plan: Plan, problem: Problem) -> Plan:
     if not problem.costs.overlap or not any(isinstance(s, PageIn | PageOut) for s in plan.steps):
         return plan
     given = _Given.of(plan, problem)
-    best, used, order = plan, replay(plan, problem), list(range(len(plan.steps)))
+    best = list(range(len(plan.steps)))
+    best_ends_s = given.ends_s(best)
     clock_s = given.clock_without_pauses_s()
     for _ in range(ROUNDS):
-        before_s = used.time_s
+        before_s = max(best_ends_s)
         for haste, frees_first in product(HASTES, (False, True)):
-            if used.time_s <= given.least_s:
-                return best
-            tried = _Moves(given, clock_s, haste).order(frees_first)
-            other = replace(plan, steps=tuple(plan.steps[n] for n in tried))
-            result = replay(other, problem)
-            if result.time_s < used.time_s:
-                best, used, order = other, result, tried
-        if used.time_s == before_s:
+            if max(best_ends_s) <= given.least_s:
+                break
+            order = _Moves(given, clock_s, haste).order(frees_first)
+            ends_s = given.ends_s(order)
+            if max(ends_s) < max(best_ends_s):
+                best, best_ends_s = order, ends_s
+        if max(best_ends_s) == before_s:
             break
-        clock_s = given.clock_s(order, used)
-    return best
+        clock_s = given.clock_s(best, best_ends_s)
+    if best == sorted(best):
+        return plan
+    return replace(plan, steps=tuple(plan.steps[n] for n in best))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +63,11 @@ class _Given:
     """
 
     plan: Plan
+    graph: Graph
     limit_bytes: int
     size_bytes: tuple[int, ...]
     time_s: tuple[float, ...]
+    effects: tuple[Effect, ...]
     ram_bytes: NDArray[np.int64]
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -83,9 +89,11 @@ class _Given:
         )
         return cls(
             plan=plan,
+            graph=graph,
             limit_bytes=min(plan.budget.ram_bytes, problem.budget.ram_bytes),
             size_bytes=tuple(t.size_bytes for t in graph.tensors),
             time_s=time_s,
+            effects=effects(plan, graph),
             ram_bytes=_ram_bytes(plan, problem),
             before=_nearest(touched, range(len(steps)), nothing=-1),
             after=_nearest(touched, range(len(steps) - 1, -1, -1), nothing=len(steps)),
@@ -100,12 +108,20 @@ class _Given:
         ]
         return np.concatenate(([0.0], np.cumsum(compute_s)))
 
-    def clock_s(self, order: list[int], used: Replay) -> NDArray[np.float64]:
-        """When compute got to each step in a replay of these steps in another order."""
+    def ends_s(self, order: list[int]) -> list[float]:
+        """When the steps end in another order, as `replay` has it.
+
+        What a step takes and gives stays as it is, since the steps of one tensor keep their order.
+        """
+        units, steps = Units(self.graph), self.plan.steps
+        return [units.take(steps[n], self.time_s[n], self.effects[n]) for n in order]
+
+    def clock_s(self, order: list[int], ends_s: list[float]) -> NDArray[np.float64]:
+        """When compute gets to each step of the given plan, if the steps run in another order."""
         clock_s = np.zeros(len(order) + 1)
-        for n, frame in zip(order, used.frames, strict=True):
-            if isinstance(frame.step, Compute):
-                clock_s[n + 1] = frame.time_s
+        for n, end_s in zip(order, ends_s, strict=True):
+            if isinstance(self.plan.steps[n], Compute):
+                clock_s[n + 1] = end_s
         return np.maximum.accumulate(clock_s)
 
 

@@ -87,6 +87,12 @@ def replay(plan: Plan, problem: Problem) -> Replay:
     )
 
 
+def effects(plan: Plan, graph: Graph) -> tuple[Effect, ...]:
+    """What each step does to RAM and page store."""
+    walk = _Walk(graph, plan)
+    return tuple(walk.take(n, step)[1] for n, step in enumerate(plan.steps))
+
+
 class _Walk:
     """Bytes in RAM and page store, step by step in plan order."""
 
