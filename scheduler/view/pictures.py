@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MultipleLocator
@@ -40,9 +40,7 @@ def draw_ram(ax: Axes, plan: Plan, problem: Problem, title: str) -> None:
             times, ram, color=COLOURS[colour], label=label, drawstyle="steps-pre", linewidth=1.3
         )
     budget = plan.budget.ram_bytes
-    ax.axhline(
-        budget, color=COLOURS["budget"], linestyle=(0, (4, 3)), linewidth=1.3, label="budget"
-    )
+    _draw_budget(ax.axhline, budget)
     top = 1.2 * max(plain.peak_bytes, own.peak_bytes, 1)
     ax.set_ylim(0, max(top, 1.12 * budget) if budget < 2 * top else top)
     if budget >= 2 * top:
@@ -163,45 +161,50 @@ def frontier_picture(points: Sequence[Point], problem: Problem) -> str:
     """Energy and time of the best plan found against its budget."""
     solved = [(p.ram_bytes, p.found) for p in points if isinstance(p.found, Solution)]
     budgets = [ram_bytes for ram_bytes, _ in solved]
-    plain = replay(keep_all(problem), problem)
-    panels = (
-        ("energy of a step", [s.cost.energy_j for _, s in solved], plain.energy_j, JOULES),
-        ("time of a step", [s.cost.time_s for _, s in solved], plain.time_s, SECONDS),
+    energies, bounds, times = (
+        [s.cost.energy_j for _, s in solved],
+        [s.lower_bound_j for _, s in solved],
+        [s.cost.time_s for _, s in solved],
     )
+    plain = replay(keep_all(problem), problem)
     with drawing("frontier"):
-        made, axes = figure(9.2, 3.1, columns=2)
-        for ax, (title, values, least, formatter) in zip(axes, panels, strict=True):
-            if title == "energy of a step":
-                bounds = [s.lower_bound_j for _, s in solved]
-                ax.fill_between(
-                    budgets,
-                    bounds,
-                    values,
-                    color=COLOURS["stored"],
-                    linewidth=0,
-                    label="not proven",
-                )
-            ax.axhline(least, color=COLOURS["plain"], linewidth=1.3, label="keep all in RAM")
-            ax.plot(
-                budgets, values, "o-", color=COLOURS["forward"], markersize=4, label="best plan"
-            )
+        made, (energy, time) = figure(9.2, 3.1, columns=2)
+        energy.fill_between(
+            budgets, bounds, energies, color=COLOURS["stored"], linewidth=0, label="not proven"
+        )
+        _draw_frontier(energy, budgets, energies, plain.energy_j)
+        _draw_frontier(time, budgets, times, plain.time_s)
+        for ax, title, formatter in (
+            (energy, "energy of a step", JOULES),
+            (time, "time of a step", SECONDS),
+        ):
             _mark_refused(ax, points, budgets)
-            ax.axvline(
-                problem.budget.ram_bytes,
-                color=COLOURS["budget"],
-                linestyle=(0, (4, 3)),
-                linewidth=1.3,
-                label="budget",
-            )
+            _draw_budget(ax.axvline, problem.budget.ram_bytes)
             ax.set_title(title)
             ax.set_xlabel("RAM budget")
-            ax.set_ylim(0, 1.12 * max((*values, least)) or 1)
             ax.xaxis.set_major_formatter(BYTES)
             ax.yaxis.set_major_formatter(formatter)
             ax.locator_params(axis="x", nbins=5)
-        handles, labels = axes[0].get_legend_handles_labels()
+        handles, labels = energy.get_legend_handles_labels()
         made.legend(handles, labels, loc="outside upper left", ncols=len(labels))
         return svg(made, "frontier", "Energy and time of the best plan against the RAM budget")
+
+
+def _draw_frontier(ax: Axes, budgets: Sequence[int], values: Sequence[float], plain: float) -> None:
+    ax.axhline(plain, color=COLOURS["plain"], linewidth=1.3, label="keep all in RAM")
+    ax.plot(budgets, values, "o-", color=COLOURS["forward"], markersize=4, label="best plan")
+    ax.set_ylim(0, 1.12 * max((*values, plain)) or 1)
+
+
+def _draw_budget(line: Callable[..., object], ram_bytes: int) -> None:
+    """The dashed line of a budget, along or across."""
+    line(
+        ram_bytes,
+        color=COLOURS["budget"],
+        linestyle=(0, (4, 3)),
+        linewidth=1.3,
+        label="budget",
+    )
 
 
 def _mark_refused(ax: Axes, points: Sequence[Point], budgets: Sequence[int]) -> None:

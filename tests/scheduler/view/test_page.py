@@ -5,14 +5,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
 
-from scheduler import Budget, Plan, Problem, Solution, solve
+from scheduler import (
+    Budget,
+    Cost,
+    Plan,
+    Problem,
+    Solution,
+    Status,
+    keep_all,
+    page_all,
+    replay,
+    solve,
+)
 from scheduler.backends import Highs
 from scheduler.graph import Graph
 from scheduler.sweep import budgets_between, sweep
 from scheduler.view.page import plan_page
 from tests.pages import assert_asks_for_nothing, assert_well_formed
 from tests.scheduler.problems import chain
+from tests.strategies import problems
 
 
 def plainly(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) -> Solution:
@@ -51,3 +64,23 @@ def test_the_page_shows_the_plans_figures(problem: Problem, solution: Solution) 
     assert f"{solution.cost.energy_j:.3g} J" in page
     assert "recomputed" in page
     assert page == plan_page(solution, problem)
+
+
+@settings(max_examples=12, deadline=None)
+@given(problem=problems())
+def test_any_plan_has_a_page(problem: Problem) -> None:
+    """Also one of operators that take no time, or of a plan that pages everything."""
+    for plan in (keep_all(problem), page_all(problem)):
+        used = replay(plan, problem)
+        solution = Solution(
+            status=Status.FEASIBLE,
+            plan=plan,
+            cost=Cost(time_s=used.time_s, energy_j=used.energy_j),
+            lower_bound_j=problem.compute_once.energy_j,
+            gap=0.1,
+            wall_s=0.0,
+            backend="none",
+        )
+        page = plan_page(solution, problem)
+        assert_asks_for_nothing(page)
+        assert_well_formed(page)
