@@ -103,12 +103,18 @@ def _energy_table(spent: Spending, plain: Spending) -> str:
 def _frontier(points: Sequence[Point], problem: Problem) -> str:
     if not points:
         return ""
-    rows = ([escape(cell) for cell in point_cells(p, problem)] for p in points)
+    rows = [[escape(cell) for cell in point_cells(p, problem)] for p in points]
+    reasons = ""
+    for row, point in zip(rows, points, strict=True):
+        if not isinstance(point.found, Solution):
+            reasons += f'<p class="note warn">{row[0]}: {row[-1]}</p>'
+            row[-1] = "no plan"
     return (
         "<section>\n<h2>What RAM buys</h2>\n<p>The best plan found for each budget, from the floor "
-        "to what keeping everything takes. Less than the lower edge of the shaded band is impossible.</p>\n"
+        "to what keeping everything takes. Less than the lower edge of the shaded band is "
+        "impossible.</p>\n"
         f'<div class="scroll">{frontier_picture(points, problem)}</div>\n'
-        f'<div class="scroll">{table(HEAD, rows)}</div>\n</section>'
+        f'<div class="scroll">{table(HEAD, rows)}</div>\n{reasons}</section>'
     )
 
 
