@@ -13,7 +13,7 @@ from scheduler.graph import Phase
 from .dataflow import Node
 
 # Above this many forward and backward operators, neighbours are joined even if that loses something.
-MAX_OPERATORS = 400
+MAX_OPERATORS = 200
 # Bytes are few if they are at most this part of the largest need.
 SMALL_PART = 32
 # Work is little if it is at most this share of the step's.
@@ -93,6 +93,7 @@ class Grouping:
         self._pairs: dict[tuple[Unit, Unit], Unit] = {}
         self.units = [Unit((n,)) for n in nodes]
         self._unit_of = {u.nodes[0]: u for u in self.units}
+        self._chains = dict(self._unit_of)
         self._place = {u: i for i, u in enumerate(self.units)}
         self._flops = max(1, sum(n.flops for n in nodes))
         self.limit_bytes = max(map(self.need_bytes, self.units))
@@ -100,7 +101,10 @@ class Grouping:
 
     def join(self, max_operators: int) -> list[Unit]:
         """The operators, in order; about `max_operators` at most."""
-        while self._join_chains() or self._join_beside():
+        while self._join_chains():
+            pass
+        self._chains = dict(self._unit_of)
+        while self._join_beside() or self._join_chains():
             pass
         while len(self.units) > max_operators and self._join_least():
             pass
@@ -165,36 +169,42 @@ class Grouping:
         joined, place = False, 0
         while place + 1 < len(self.units):
             one, other = self.units[place], self.units[place + 1]
-            if self._costs_little(one, other) and self._try(place, place + 1):
+            many = one.heavy + other.heavy
+            if self._costs_little(one, other) and self._try(place, place + 1, heavy=many):
                 joined = True
             else:
                 place += 1
         return joined
 
     def _costs_little(self, one: Unit, other: Unit) -> bool:
-        more = self._more_bytes(one, other)
+        both = self._joined(one, other)
         return (
-            more <= self._small_bytes and self._more_flops(one, other) <= SMALL_WORK * self._flops
+            self._excess_bytes(both) <= self._small_bytes
+            and self._dearer_flops(one, other) <= SMALL_WORK * self._flops
         )
 
-    def _more_bytes(self, one: Unit, other: Unit) -> int:
-        """RAM that the two need together beyond what the larger needs alone."""
-        together = self.need_bytes(self._joined(one, other))
-        return together - max(self.need_bytes(one), self.need_bytes(other))
+    def _excess_bytes(self, unit: Unit) -> int:
+        """RAM that the unit needs beyond what the most demanding chain in it needs alone."""
+        chains = {self._chains[n] for n in unit.nodes}
+        return self.need_bytes(unit) - max(map(self.need_bytes, chains))
 
-    def _more_flops(self, one: Unit, other: Unit) -> int:
-        """Work that a rerun for what one makes does on top, because the other runs with it.
+    def _dearer_flops(self, one: Unit, other: Unit) -> float:
+        """Work more that it takes to have again what the cheaper of the two makes, for its share.
 
-        Only forward operators are worth running again.
+        Making again costs work per byte. If both cost the same, nothing is lost; if a cheap one joins a
+        dear one, its bytes are no longer cheap to have again. Only forward operators are worth a rerun.
         """
         if one.phase is not Phase.FORWARD:
-            return 0
-        made = set(self.outputs(self._joined(one, other)))
-        return sum(b.flops for a, b in ((one, other), (other, one)) if not made.isdisjoint(a.makes))
+            return 0.0
+        made = self.outputs(self._joined(one, other))
+        sizes = [self._sum(b for b in made if b in u.makes) for u in (one, other)]
+        work = [one.flops, other.flops]
+        share = sum(work) / max(1, sum(sizes))
+        return max(share * size - flops for size, flops in zip(sizes, work, strict=True))
 
     def _loss(self, one: Unit, other: Unit) -> float:
-        more = max(0, self._more_bytes(one, other))
-        return more / self.limit_bytes + self._more_flops(one, other) / self._flops
+        excess = self._excess_bytes(self._joined(one, other)) / self.limit_bytes
+        return excess + self._dearer_flops(one, other) / self._flops
 
     def _join_least(self) -> bool:
         """Join the two neighbours that lose least by it."""
