@@ -15,7 +15,7 @@ from .problem import Budget, Problem
 from .replay import resident_at_start
 
 # About how many blocks are placed on trial where the peak is not reached at once.
-EFFORT = 100_000
+EFFORT = 200_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,14 +24,34 @@ NOISE = (0.02, 0.1, 0.3)
 WORSE_RATE = 0.02
 # How many orders are changed in parallel: which of them gets lowest, the start does not tell.
 CLIMBERS = 3
+# Blocks of less than one in so many parts of the peak are small.
+SMALL_SHARE = 50
+# Large ones are packed first by themselves if they are at most this share of all.
+LARGE_SHARE = 0.7
 
 
 def pack(blocks: Sequence[Block], generator: np.random.Generator, effort: int) -> tuple[int, ...]:
     """An address for each block; `effort` is about how many blocks are placed on trial in all."""
-    data, left = Blocks(blocks), Effort(effort, len(blocks))
+    data = Blocks(blocks)
     if not data.count:
         return ()
     orders = _fixed_orders(data)
+    large = np.flatnonzero(data.size * SMALL_SHARE >= data.peak_bytes)
+    if 0 < large.size < LARGE_SHARE * data.count:
+        # Where the large ones go decides most, and they are few: the others fit in between.
+        left = Effort(effort // 2, large.size)
+        few = Blocks([blocks[n] for n in large.tolist()])
+        upwards = _improved(few, _fixed_orders(few), generator, left).argsort(kind="stable")
+        others = orders[0][~np.isin(orders[0], large)]
+        orders = (np.concatenate((large[upwards], others)), *orders)
+    address = _improved(data, orders, generator, Effort(effort // 2, data.count))
+    return tuple(int(a) for a in address)
+
+
+def _improved(
+    data: Blocks, orders: tuple[Ints, ...], generator: np.random.Generator, left: Effort
+) -> Ints:
+    """Addresses by the best of these orders, and by what is found from there."""
     climbers = _climbers(data, orders, generator)
     best = climbers[0].best
     for turn, order in enumerate(_varied(orders, generator)):
@@ -45,7 +65,7 @@ def pack(blocks: Sequence[Block], generator: np.random.Generator, effort: int) -
         climber.climb(left)
         known = [best, climber.best] if found is None else [best, climber.best, found]
         best = min(known, key=data.top)
-    return tuple(int(address) for address in best)
+    return best
 
 
 def _fixed_orders(data: Blocks) -> tuple[Ints, ...]:

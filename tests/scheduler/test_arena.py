@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
@@ -77,11 +78,11 @@ def meet(one: Block, other: Block) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(blocks(most=6), st.randoms(use_true_random=False))
-def test_the_search_is_complete(given: list[Block], random) -> None:
+def test_the_search_is_complete(given: list[Block], draw: random.Random) -> None:
     """It finds addresses within the least bytes there are, in whatever order, and none within fewer."""
     least = lowest_top(given)
     data = Blocks(given)
-    order = np.array(random.sample(range(len(given)), len(given)))
+    order = np.array(draw.sample(range(len(given)), len(given)))
     found = search(data, order, least, Effort(PLENTY, 1), PLENTY)
     assert found is not None
     assert data.top(found) == least
@@ -100,6 +101,23 @@ def test_packed_blocks_never_overlap_and_the_same_seed_packs_alike(
             if meet(one, given[m]):
                 assert at[m] + given[m].size_bytes <= at[n] or at[n] + one.size_bytes <= at[m]
     assert pack(given, np.random.default_rng(seed), 2000) == at
+
+
+def test_the_peak_is_reached_where_no_single_order_reaches_it() -> None:
+    """Forty blocks: the best order leaves gaps of 3 bytes, and the search closes them."""
+    draw = random.Random(0)
+    given = []
+    for _ in range(40):
+        first = draw.randint(0, 60)
+        size_bytes = draw.choice((1, 2, 3, 5, 8, 13))
+        spans = ((first, min(60, first + draw.randint(0, 25))),)
+        given.append(Block(size_bytes=size_bytes, spans=spans))
+    data = Blocks(given)
+    assert data.peak_bytes == 58
+    orders = pack(given, np.random.default_rng(0), 0)
+    assert data.top(np.array(orders)) == 61
+    found = pack(given, np.random.default_rng(0), 5000)
+    assert data.top(np.array(found)) == 58
 
 
 def test_no_blocks_need_no_bytes() -> None:
