@@ -94,18 +94,20 @@ class _Capuchin:
         starting: dict[int, list[_Idle]] = {}
         for interval in self.paged:
             starting.setdefault(interval.begin, []).append(interval)
-        over: set[_Idle] = set()
+        # Where the interval of a paged tensor ends.
+        away: dict[int, int] = {}
         for stage in range(-1, len(self.graph.operators)):
             if stage >= 0:
                 walk.first_run(stage)
-            new = starting.get(stage, [])
-            over = {i for i in over if i.end > stage + 1 and self.paged[i]} | {*new}
-            for interval in sorted(over):
-                if self.paged[interval] and interval.k in walk.resident:
-                    walk.page_out(interval.k)
-                # What is recomputed for another tensor stays, as in the paper; what is paged goes again.
+            for interval in sorted(starting.get(stage, ())):
+                if self.paged[interval]:
+                    away[interval.k] = interval.end
+                    if interval.k in walk.resident:
+                        walk.page_out(interval.k)
                 walk.drop(interval.k)
-            over = {i for i in over if self.paged[i]}
+            # What is recomputed for another tensor stays, as in the paper; what is paged goes again.
+            for k in [k for k in walk.resident if away.get(k, -1) > stage + 1]:
+                walk.drop(k)
         return walk.finish()
 
     def _give_up(self, used: Replay) -> bool:
@@ -137,8 +139,9 @@ class _Capuchin:
         usable = [i for i in crossing if i not in self.paged and self.size[i.k]]
         hidden = [i for i in usable if self._free_s(i) >= 0 and self._page_first(i)]
         hidden.sort(key=lambda i: (-self._free_s(i), i))
+        others = {*usable}.difference(hidden)
         taken = []
-        for interval in (*hidden, *self._by_saving([i for i in usable if i not in hidden])):
+        for interval in (*hidden, *self._by_saving(sorted(others))):
             if excess <= 0:
                 break
             # The most saving for the least cost comes first; each is given up in its cheaper way.
