@@ -32,17 +32,23 @@ _Offer: TypeAlias = tuple[Problem, frozenset[Slot]]
 
 # Up to this many operators one program offers every rerun and proves its own optimum.
 COMPLETE_OPERATORS = 40
-# Shares of the time that is left: for a first plan where none is known, for the bound, for a round.
+# Shares of the time that is left: for a first plan where none is known, and for the bound.
 FIRST_SHARE = 0.25
 BOUND_SHARE = 0.5
-ROUND_SHARE = 0.6
 # Programs for finding plans, from small to large: how far back reruns reach, and how dear they may be.
 ROUNDS = ((4, 1.0), (6, 3.0), (12, 10.0))
-# Shares of paging time that compute does not hide: what is tried, in turn, on devices with overlap.
-EXPOSED = (0.3, 0.05, 0.6, 1.0)
+# For devices that page beside compute, in turn: how much of paging may show, and how much RAM planning may
+# fill. On others there is one way only, and `Serial` changes nothing.
+WAYS_TO_HIDE = (
+    Serial(exposed=0.3, room=0.5),
+    Serial(exposed=0.05, room=0.5),
+    Serial(exposed=0.05, room=0.2),
+    Serial(exposed=1.0, room=1.0),
+)
+ALONE = WAYS_TO_HIDE[-1:]
 # Reruns that the relaxation uses at least this much are offered too.
 LEAST_USE = 0.1
-# The relaxation with every rerun is left out above this many terms in its rows of RAM.
+# No program is made with more terms than this in its rows of RAM.
 MOST_TERMS = 4_000_000
 LEAST_ROUND_S = 1.0
 
@@ -115,21 +121,18 @@ class Search:
         if self._done():
             return
         small = len(original.graph.operators) <= COMPLETE_OPERATORS
-        overlap = original.costs.overlap
+        ways = ways_to_hide(original)
         for problem, reruns in self._complete() if small else self._growing():
-            for exposed in EXPOSED if overlap else EXPOSED[-1:]:
-                if self._done():
+            for left, way in zip(range(len(ways), 0, -1), ways, strict=True):
+                if self._done() or _terms(problem, reruns) > MOST_TERMS:
                     return
-                self._solve(problem, reruns, ROUND_SHARE, exposed)
+                # A program that ends early leaves its time to the next; one that does not is large enough.
+                self._solve(way.apply(problem)[0], reruns, 1 / left)
 
     def _complete(self) -> Iterator[_Offer]:
         """One program that offers every rerun: the proof and, where nothing overlaps, the best plan."""
-        original, reduced = self.incumbent.problem, self.incumbent.reduced
+        original = self.incumbent.problem
         reruns = all_reruns(original.graph)
-        if len(reduced.graph.tensors) < len(original.graph.tensors):
-            yield reduced, reruns
-            if self._done():
-                return
         overlap = original.costs.overlap
         outcome = self._solve(original, reruns, BOUND_SHARE if overlap else 1.0)
         if outcome.bound is not None:
@@ -143,7 +146,8 @@ class Search:
         """The relaxation of that program for the bound; plans from programs that offer few reruns."""
         original, reduced = self.incumbent.problem, self.incumbent.reduced
         if self.incumbent.plan is None:
-            self._solve(reduced, _near(reduced, ROUNDS[0]), FIRST_SHARE, EXPOSED[-1])
+            serial, _ = ALONE[0].apply(reduced)
+            self._solve(serial, _near(reduced, ROUNDS[0]), FIRST_SHARE)
         used = self._relax()
         for reach in ROUNDS:
             yield reduced, used | _near(reduced, reach)
@@ -162,21 +166,13 @@ class Search:
 
     # ---- one program
 
-    def _solve(
-        self,
-        problem: Problem,
-        reruns: frozenset[Slot],
-        time_share: float,
-        exposed: float | None = None,
-    ) -> Outcome:
+    def _solve(self, problem: Problem, reruns: frozenset[Slot], time_share: float) -> Outcome:
         """Find plans with these reruns; the outcome is the first program's.
 
         Solvers let a row be exceeded by a little, and so a budget by a few bytes: then again, with a
         budget that is smaller by those.
         """
         end_s = self.clock() + self._left_s() * time_share
-        if exposed is not None:
-            problem, _ = Serial(exposed=exposed).apply(problem)
         outcome, plan = self._solve_once(problem, reruns, end_s - self.clock())
         while plan is not None and not self.incumbent.offer(plan):
             tighter = _tightened(problem, plan)
@@ -228,8 +224,7 @@ class Search:
         """Bound all plans by the program with every rerun, not in whole numbers; the reruns it uses."""
         problem, inverse = Bundle(proportional=True).apply(self.incumbent.problem)
         reruns = all_reruns(problem.graph)
-        operators, tensors = len(problem.graph.operators), len(problem.graph.tensors)
-        if (operators + len(reruns)) * tensors > MOST_TERMS:
+        if _terms(problem, reruns) > MOST_TERMS:
             return frozenset()
         end_s = self.clock() + self._left_s() * BOUND_SHARE
         form = formulate(problem, reruns)
@@ -295,6 +290,17 @@ class Search:
         if outcome.verdict not in (Verdict.OPTIMAL, Verdict.FEASIBLE):
             return None
         return replay(decode(form), patient).time_s
+
+
+def ways_to_hide(problem: Problem) -> tuple[Serial, ...]:
+    """What to try so that paging hides behind compute, on a device where it can."""
+    return WAYS_TO_HIDE if problem.costs.overlap else ALONE
+
+
+def _terms(problem: Problem, reruns: frozenset[Slot]) -> int:
+    """At most so many terms stand in a program's rows of RAM: every tensor in every slot."""
+    graph = problem.graph
+    return (len(graph.operators) + len(reruns)) * len(graph.tensors)
 
 
 def _patient(problem: Problem) -> Problem:

@@ -14,7 +14,7 @@ from .plan import Plan, Solution, Status
 from .problem import Cost, Problem
 from .reductions.bundle import Bundle, reduced_plan
 from .replay import replay
-from .search import Clock, Incumbent, Search
+from .search import Clock, Incumbent, Search, ways_to_hide
 
 
 def solve(
@@ -97,7 +97,9 @@ def _known_plans(problem: Problem) -> Iterable[Plan]:
     """Plans that need no solver."""
     yield keep_all(problem)
     yield page_all(problem)
-    for paged_at_start in dict.fromkeys(((), problem.graph.may_live_paged)):
-        plan = greedy(problem, paged_at_start)
-        if plan is not None:
-            yield plan
+    for way in ways_to_hide(problem):
+        serial, _ = way.apply(problem)
+        for paged_at_start in dict.fromkeys(((), problem.graph.may_live_paged)):
+            plan = greedy(serial, paged_at_start)
+            if plan is not None:
+                yield plan
