@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pulp
-
-from .formulation import Formulation, Term
+from .formulation import Formulation, Term, value_of
 from .liveness import with_frees
 from .plan import Compute, PageIn, PageOut, Plan, Step
 
@@ -40,5 +38,4 @@ def decode(form: Formulation) -> Plan:
 
 
 def _chosen(term: Term) -> bool:
-    value = term if isinstance(term, int) else pulp.value(term)
-    return value is not None and value > 0.5
+    return value_of(term) > 0.5

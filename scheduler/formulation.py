@@ -80,6 +80,11 @@ def energy_of(problem: Problem, objective: float) -> float:
     return once_j - idle_j + objective * _scale(once_j)
 
 
+def value_of(term: Term) -> float:
+    """What the solver chose; 0 for a variable that stands in no row."""
+    return float(term) if isinstance(term, int) else term.varValue or 0.0
+
+
 def _scale(once: float) -> float:
     return once or 1.0
 

@@ -7,11 +7,11 @@ most two are resident together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import pulp
 
-from .formulation import Formulation, Term, ram_held
+from .formulation import Formulation, Term, ram_held, value_of
 
 # Rows are added where the relaxation breaks them by more than this.
 LEAST_VIOLATION = 0.01
@@ -24,13 +24,12 @@ MOST_PIECES = 12
 def rounding_rows(form: Formulation) -> Iterator[pulp.LpConstraint]:
     """Rows that the variables' present values break, at most two for each moment of the step."""
     budget = form.problem.budget.ram_bytes
-    values = {v: v.varValue or 0.0 for v in form.model.variables()}
     pieces = _pieces(form)
     for held in ram_held(form):
         held = [(term, size) for term, size in held if size]
         broken = []
         for piece in pieces:
-            excess = _sum(held, piece, values) - budget // piece
+            excess = _sum(held, piece) - budget // piece
             if excess > LEAST_VIOLATION:
                 broken.append((excess, piece))
         for _, piece in sorted(broken, reverse=True)[:ROWS_PER_MOMENT]:
@@ -45,14 +44,8 @@ def _pieces(form: Formulation) -> tuple[int, ...]:
     return tuple(sorted(s for s in sizes if s > budget * SMALLEST_PIECE))
 
 
-def _sum(
-    held: list[tuple[Term, int]], piece: int, values: Mapping[pulp.LpVariable, float]
-) -> float:
-    return sum(
-        (size // piece) * (term if isinstance(term, int) else values[term])
-        for term, size in held
-        if size >= piece
-    )
+def _sum(held: list[tuple[Term, int]], piece: int) -> float:
+    return sum((size // piece) * value_of(term) for term, size in held if size >= piece)
 
 
 def _row(held: list[tuple[Term, int]], piece: int, budget: int) -> pulp.LpConstraint:

@@ -14,7 +14,7 @@ from .decode import decode
 from .encode import encode
 from .errors import Infeasible, InvalidPlan, NoPlanInTime
 from .floor import floor
-from .formulation import Formulation, energy_of, formulate
+from .formulation import Formulation, energy_of, formulate, value_of
 from .moments import moment_bound_j
 from .plan import Plan
 from .prefetch import prefetch
@@ -240,7 +240,7 @@ class Search:
             if rows:
                 self._relaxed(form, end_s)
         terms = zip(form.run, form.timeline.slots, strict=True)
-        return frozenset(slot for term, slot in terms if _value(term) > LEAST_USE)
+        return frozenset(slot for term, slot in terms if value_of(term) > LEAST_USE)
 
     def _relaxed(self, form: Formulation, end_s: float) -> Outcome:
         limit_s = max(end_s - self.clock(), 0.1)
@@ -311,10 +311,6 @@ def _patient(problem: Problem) -> Problem:
 def _near(problem: Problem, reach: tuple[int, float]) -> frozenset[Slot]:
     depth, dearest = reach
     return near_reruns(problem, depth=depth, dearest=dearest)
-
-
-def _value(term: pulp.LpVariable | int) -> float:
-    return 1.0 if isinstance(term, int) else term.varValue or 0.0
 
 
 def _tightened(problem: Problem, plan: Plan) -> Problem | None:
