@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 from .graph import Graph, Phase
-from .problem import Problem
+from .problem import Cost, Problem
 from .timeline import Slot
 
 
@@ -25,41 +26,55 @@ def near_reruns(problem: Problem, *, depth: int, dearest: float) -> frozenset[Sl
     """Reruns in the stage that needs them, at most `depth` operators away from that stage's own.
 
     A chain of reruns that takes more energy than `dearest` times moving the tensor it computes to the
-    page store and back is left out, and so is, in the forward phase, what was in use just before.
+    page store and back (and, with a deadline, more time too) is left out, and so is, in the forward
+    phase, what was in use just before.
     """
-    graph, costs = problem.graph, problem.costs
+    graph = problem.graph
     found: set[Slot] = set()
     last_touch = [-1] * len(graph.tensors)
     for stage in graph.operators:
         for k in stage.inputs:
             if stage.phase is not Phase.FORWARD or last_touch[k] < stage.id - 1:
-                round_trip_j = costs.total_j(costs.page_in[k]) + costs.total_j(costs.page_out[k])
-                most_j = dearest * round_trip_j
-                found.update(
-                    Slot(stage.id, i) for i in _behind(problem, stage.id, k, most_j, depth)
-                )
+                for price in _prices(problem):
+                    behind = _behind(problem, stage.id, k, price, dearest, depth)
+                    found.update(Slot(stage.id, i) for i in behind)
         for k in (*stage.inputs, *stage.outputs):
             last_touch[k] = stage.id
     return frozenset(found)
 
 
-def _behind(problem: Problem, stage: int, tensor: int, most_j: float, depth: int) -> Iterator[int]:
-    """Operators on chains of reruns that end in `tensor`, each chain within `most_j` and `depth`."""
+def _prices(problem: Problem) -> tuple[Callable[[Cost], float], ...]:
+    """What a plan has to be sparing with."""
+    if problem.budget.time_s is None:
+        return (problem.costs.total_j,)
+    return problem.costs.total_j, lambda cost: cost.time_s
+
+
+def _behind(
+    problem: Problem,
+    stage: int,
+    tensor: int,
+    price: Callable[[Cost], float],
+    dearest: float,
+    depth: int,
+) -> Iterator[int]:
+    """Operators on chains of reruns that end in `tensor`, each chain within price and depth."""
     graph, costs = problem.graph, problem.costs
+    most = dearest * (price(costs.page_in[tensor]) + price(costs.page_out[tensor]))
     least: dict[tuple[int, int], float] = {}
     waiting = [(0.0, 0, tensor)]
     while waiting:
-        spent_j, length, k = heapq.heappop(waiting)
+        spent, length, k = heapq.heappop(waiting)
         operator = graph.producer.get(k)
         if operator is None or length == depth or not graph.can_rerun(operator, stage):
             continue
-        spent_j += costs.total_j(costs.operators[operator])
-        if spent_j > most_j or spent_j >= least.get((operator, length), float("inf")):
+        spent += price(costs.operators[operator])
+        if spent > most or spent >= least.get((operator, length), math.inf):
             continue
-        least[operator, length] = spent_j
+        least[operator, length] = spent
         yield operator
         for i in graph.operators[operator].inputs:
-            heapq.heappush(waiting, (spent_j, length + 1, i))
+            heapq.heappush(waiting, (spent, length + 1, i))
 
 
 def _useful_until(graph: Graph) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from .backends import Backend, Highs, Isolated, opened
 from .baselines import keep_all, page_all
@@ -11,7 +12,7 @@ from .errors import Infeasible
 from .floor import floor
 from .greedy import greedy
 from .plan import Plan, Solution, Status
-from .problem import Cost, Problem
+from .problem import Cost, CostTable, Problem
 from .reductions.bundle import Bundle, reduced_plan
 from .replay import replay
 from .search import Clock, Incumbent, Search, ways_to_hide
@@ -97,9 +98,26 @@ def _known_plans(problem: Problem) -> Iterable[Plan]:
     """Plans that need no solver."""
     yield keep_all(problem)
     yield page_all(problem)
-    for way in ways_to_hide(problem):
-        serial, _ = way.apply(problem)
+    aims = [way.apply(problem)[0] for way in ways_to_hide(problem)]
+    if problem.budget.time_s is not None:
+        aims.append(_hurried(problem))
+    for aim in aims:
         for paged_at_start in dict.fromkeys(((), problem.graph.may_live_paged)):
-            plan = greedy(serial, paged_at_start)
+            plan = greedy(aim, paged_at_start)
             if plan is not None:
                 yield plan
+
+
+def _hurried(problem: Problem) -> Problem:
+    """The same steps, with time for what they cost: where the deadline is what is hard to keep."""
+
+    def timed(costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
+        return tuple(Cost(time_s=c.time_s, energy_j=c.time_s) for c in costs)
+
+    costs = problem.costs
+    table = CostTable(
+        operators=timed(costs.operators),
+        page_in=timed(costs.page_in),
+        page_out=timed(costs.page_out),
+    )
+    return replace(problem, costs=table)
