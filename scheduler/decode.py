@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .formulation import Formulation, Term, value_of
 from .liveness import with_frees
 from .plan import Compute, PageIn, PageOut, Plan, Step
+from .variables import Formulation, Term, value_of
 
 
 def decode(form: Formulation) -> Plan:

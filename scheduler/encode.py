@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pulp
 
-from .formulation import Formulation, Term, least_time
+from .charges import least_time
 from .plan import Compute, Free, PageIn, PageOut, Plan
 from .replay import resident_at_start
 from .timeline import Slot
+from .variables import Formulation, Term
 
 Values = dict[pulp.LpVariable, float]
 

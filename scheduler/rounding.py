@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pulp
 
-from .formulation import Formulation, Term, ram_held, value_of
+from .constraints import ram_held
+from .variables import Formulation, Term, value_of
 
 # Rows are added where the relaxation breaks them by more than this.
 LEAST_VIOLATION = 0.01

@@ -9,12 +9,13 @@ from typing import TypeAlias
 import pulp
 
 from .backends import Backend, Outcome, Verdict, minimize
+from .charges import energy_of
 from .check import check
 from .decode import decode
 from .encode import encode
 from .errors import Infeasible, InvalidPlan, NoPlanInTime
 from .floor import floor
-from .formulation import Formulation, energy_of, formulate, value_of
+from .formulation import formulate
 from .moments import moment_bound_j
 from .plan import Plan
 from .prefetch import prefetch
@@ -25,6 +26,7 @@ from .replay import replay
 from .reruns import all_reruns, near_reruns
 from .rounding import rounding_rows
 from .timeline import Slot, slots_of
+from .variables import Formulation, value_of
 
 Clock: TypeAlias = Callable[[], float]
 # A problem, original or reduced, and the reruns that its program is to offer.

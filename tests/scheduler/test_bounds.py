@@ -8,8 +8,9 @@ from hypothesis import assume, given, settings
 
 from scheduler import Budget, Plan, Problem, floor, keep_all, replay, solve
 from scheduler.backends import Highs, minimize
+from scheduler.charges import energy_of
 from scheduler.encode import encode
-from scheduler.formulation import energy_of, formulate
+from scheduler.formulation import formulate
 from scheduler.moments import moment_bound_j
 from scheduler.reruns import all_reruns, near_reruns
 from scheduler.rounding import rounding_rows

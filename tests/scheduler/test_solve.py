@@ -25,9 +25,10 @@ from scheduler import (
     solve,
 )
 from scheduler.backends import Highs, Outcome, Verdict
+from scheduler.charges import energy_of
 from scheduler.decode import decode
 from scheduler.encode import encode
-from scheduler.formulation import energy_of, formulate
+from scheduler.formulation import formulate
 from scheduler.reruns import all_reruns
 from tests.scheduler.brute_force import least_energy_j
 from tests.scheduler.problems import chain

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 
 from scheduler import Budget, Plan, Problem, Tensor, check, keep_all, page_all, replay
 from scheduler.backends import Highs, Verdict, minimize
-from scheduler.formulation import energy_of, formulate
+from scheduler.charges import energy_of
+from scheduler.formulation import formulate
 from scheduler.problem import Cost, CostTable
 from scheduler.reductions.bundle import Bundle, reduced_plan
 from scheduler.reruns import all_reruns
