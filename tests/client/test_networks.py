@@ -10,7 +10,7 @@ import torch
 from benchmarks import models, networks
 from client.measure import with_workspace
 from client.trace import trace
-from scheduler import page_all, replay
+from scheduler import Phase, page_all, replay
 from tests.client.random_plans import random_plan
 from tests.client.twins import LOSS, Twin, require_same
 
@@ -28,8 +28,8 @@ def texts(generator):
     return torch.randint(0, 50, (3, 8), generator=generator), torch.arange(3) % 2
 
 
-def sequences(generator):
-    return torch.randn(3, 6, 16, generator=generator), torch.arange(3)
+def sequences(generator, width=16):
+    return torch.randn(3, 6, width, generator=generator), torch.arange(3)
 
 
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 2, 2))
@@ -75,3 +75,17 @@ def test_the_steps_are_those_of_the_networks_they_name():
     assert counts["resnet18"] == 11_173_962
     assert counts["vgg16"] == 14_728_266
     assert counts["mobilenetv2"] == 2_236_682
+
+
+def test_what_is_cheap_to_have_again_stays_apart_from_what_is_dear():
+    """A GELU or ReLU that the backward pass needs is rerun alone, not with its matrix product."""
+    for build, batch in (
+        (partial(networks.Stack, 2, 64, 2, 5), sequences(torch.Generator(), 64)),
+        (partial(networks.resnet18, width=16), pictures(torch.Generator())),
+    ):
+        module = build()
+        graph = trace(module, LOSS, models.sgd(module.parameters()), batch).graph
+        forward = [op for op in graph.operators if op.phase is Phase.FORWARD]
+        cheap = [op for op in forward if "gelu" in op.name or "relu" in op.name]
+        assert len(cheap) >= 2
+        assert max(op.flops for op in cheap) < 0.01 * sum(op.flops for op in forward)
