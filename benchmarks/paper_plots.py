@@ -155,7 +155,7 @@ def _megabytes(size: float) -> str:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """Two Markdown tables: extra energy in the middle of the range, and the least RAM that was enough."""
+    """Two Markdown tables: extra energy at a middle budget, and the least RAM that was enough."""
     pairs = list(dict.fromkeys((r.network, r.device) for r in rows))
     head = ["network", "device", *(LOOKS[m][0] for m in LOOKS)]
     middle, least = [], []
@@ -172,9 +172,11 @@ def tables(rows: Sequence[Row]) -> str:
         shown = ("–" if (b := reached[m]) is None else _megabytes(b) for m in LOOKS)
         least.append(f"{first} {' | '.join(shown)} |")
     line = f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
+    one = half["poet"]
+    way = (one.ram_bytes - one.floor_bytes) / (one.keep_all_bytes - one.floor_bytes)
     return (
-        "Extra energy in percent of computing everything once, at the middle budget; – where there is no "
-        f"plan.\n\n{line}"
+        "Extra energy in percent of computing everything once, at the budget that is "
+        f"{way:.0%} of the way from the floor to what keep-all needs; – where there is no plan.\n\n{line}"
         + "\n".join(middle)
         + "\n\nThe smallest budget of the sweep with a plan.\n\n"
         f"{line}" + "\n".join(least)

@@ -15,6 +15,8 @@ from ..plan import Plan
 from ..problem import Problem
 from ..reductions import WithoutPaging
 from ..solve import solve
+from .chen import chen
+from .dtr import dtr
 
 
 def checkmate(
@@ -28,12 +30,21 @@ def checkmate(
     """The best plan found in the time limit that pages nothing.
 
     Checkmate's program minimizes time and counts only what operators compute; here it is this
-    package's program with paging taken away, so that energy, deadline and all RAM count.
+    package's program with paging taken away, so that energy, deadline and all RAM count. It starts from
+    the plans of `chen` and `dtr`.
     """
     reduction = WithoutPaging()
     reduced, inverse = reduction.apply(problem)
+    starts = [plan for make in (chen, dtr) if (plan := make(reduced)) is not None]
     try:
-        found = solve(reduced, time_limit_s=time_limit_s, gap=gap, backend=backend, clock=clock)
+        found = solve(
+            reduced,
+            time_limit_s=time_limit_s,
+            gap=gap,
+            backend=backend,
+            clock=clock,
+            starts=starts,
+        )
     except (Infeasible, NoPlanInTime):
         return None
     return reduction.invert(found.plan, inverse)

@@ -11,6 +11,8 @@ from ..plan import Plan
 from ..problem import Problem
 from ..reductions import WithoutRecomputing
 from ..solve import solve
+from .capuchin import capuchin
+from .pofo import pofo
 
 
 def paging(
@@ -21,11 +23,22 @@ def paging(
     backend: Backend | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan | None:
-    """The best plan found in the time limit in which every operator runs once."""
+    """The best plan found in the time limit in which every operator runs once.
+
+    It starts from what `capuchin` and `pofo` plan where nothing may be recomputed.
+    """
     reduction = WithoutRecomputing()
     reduced, inverse = reduction.apply(problem)
+    starts = [plan for make in (capuchin, pofo) if (plan := make(reduced)) is not None]
     try:
-        found = solve(reduced, time_limit_s=time_limit_s, gap=gap, backend=backend, clock=clock)
+        found = solve(
+            reduced,
+            time_limit_s=time_limit_s,
+            gap=gap,
+            backend=backend,
+            clock=clock,
+            starts=starts,
+        )
     except (Infeasible, NoPlanInTime):
         return None
     return reduction.invert(found.plan, inverse)
