@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scheduler import cli
-from scheduler.cli import DeadlineOption, LimitOption, RamOption, show_solution
+from scheduler.cli import CacheOption, DeadlineOption, LimitOption, RamOption, show_solution
 from scheduler.errors import BadInput
 from scheduler.front import Front, Given, ProblemOption, from_file
 from scheduler.units import parse_bytes
@@ -48,12 +48,14 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Where to write the trained model (safetensors).")
     ] = None,
+    no_cache: CacheOption = False,
 ) -> None:
     """Train a workload on this machine by its plan, within a RAM budget."""
     import torch
     from safetensors.numpy import save
 
     from scheduler import load_device
+    from scheduler.cache import PlanCache, default_cache_folder
     from scheduler.files import require_target, write_atomically
     from scheduler.view.rows import lines
 
@@ -76,6 +78,7 @@ def train(
             time_limit_s=time_limit,
             seed=seed,
             on_step=advance,
+            cache=None if no_cache else PlanCache(folder=default_cache_folder()),
         )
     if out is not None:
         write_atomically(out, save(get_arrays(outcome.model)))

@@ -22,7 +22,7 @@ from .units import parse_bytes
 if TYPE_CHECKING:
     from .plan import Plan, Solution
     from .problem import Problem
-    from .sweep import Point
+    from .sweep import Point, Solver
 
 RamOption = Annotated[
     str | None, typer.Option(help="RAM budget, all inclusive: 737719, 200KB, 256KiB.")
@@ -32,6 +32,12 @@ DeadlineOption = Annotated[
     typer.Option(min=0.0, help="Deadline as a multiple of the time of computing everything once."),
 ]
 LimitOption = Annotated[float, typer.Option(min=0.1, help="Seconds the solver may take.")]
+SolverOption = Annotated[
+    str, typer.Option(help="highs, or where installed cbc, scip, gurobi (docs/solvers.md).")
+]
+CacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Neither use plans made before nor keep this one.")
+]
 
 
 def register(app: typer.Typer, front: Front = FILES) -> None:
@@ -76,6 +82,8 @@ def plan(
         ),
     ] = None,
     all_rows: Annotated[bool, typer.Option("--all-rows", help="Show every tensor.")] = False,
+    solver: SolverOption = "highs",
+    no_cache: CacheOption = False,
 ) -> None:
     """Plan a training step, draw the plan, and say what it does with each tensor."""
     from .explain import explain as explained
@@ -85,6 +93,7 @@ def plan(
 
     for target in filter(None, (out, save_problem, html)):
         files.require_target(target)
+    solved = solver_of(solver, cached=not no_cache)
     with working("posing and planning"):
         posed = with_budget(given().problem, ram, deadline_factor)
         if explain is not None:
@@ -95,7 +104,7 @@ def plan(
             solution = solved(posed, time_limit_s=time_limit)
         except (Infeasible, NoPlanInTime):
             if sweep is not None:
-                typer.echo(frontier_lines(_swept(posed, sweep, time_limit), posed))
+                typer.echo(frontier_lines(_swept(posed, solved, sweep, time_limit), posed))
             raise
     if out is not None:
         front.write_plan(solution.plan, out)
@@ -105,7 +114,7 @@ def plan(
         typer.echo(f"\n{told}")
     points: tuple[Point, ...] = ()
     if sweep is not None:
-        points = _swept(posed, sweep, time_limit, solution)
+        points = _swept(posed, solved, sweep, time_limit, solution)
         typer.echo(f"\n{frontier_lines(points, posed)}")
     if html is not None:
         _write_page(solution, posed, points, html)
@@ -163,16 +172,20 @@ def devices() -> None:
         )
 
 
-def solved(
-    problem: Problem,
-    *,
-    time_limit_s: float,
-    starts: tuple[Plan, ...] = (),
-) -> Solution:
-    """Where every command gets its plans."""
-    from .solve import solve
+def solver_of(name: str, *, cached: bool) -> Solver:
+    """Where every command gets its plans: plans made before, and a solver in a process of its own."""
+    from .backends import Isolated, backend_named
+    from .cache import PlanCache, cached_solve, default_cache_folder
 
-    return solve(problem, time_limit_s=time_limit_s, starts=starts)
+    backend = Isolated(backend_named(name))
+    cache = PlanCache(folder=default_cache_folder()) if cached else None
+
+    def solved(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...] = ()) -> Solution:
+        return cached_solve(
+            problem, cache, time_limit_s=time_limit_s, backend=backend, starts=starts
+        )
+
+    return solved
 
 
 def with_budget(problem: Problem, ram: str | None, deadline_factor: float | None) -> Problem:
@@ -215,7 +228,11 @@ def working(what: str) -> Iterator[None]:
 
 
 def _swept(
-    problem: Problem, count: int, time_limit_s: float, own: Solution | None = None
+    problem: Problem,
+    solved: Solver,
+    count: int,
+    time_limit_s: float,
+    own: Solution | None = None,
 ) -> tuple[Point, ...]:
     from rich.console import Console
     from rich.progress import Progress

@@ -34,10 +34,14 @@ _Offer: TypeAlias = tuple[Problem, frozenset[Slot]]
 
 # Up to this many operators one program offers every rerun and proves its own optimum.
 COMPLETE_OPERATORS = 40
-# Shares of the time that is left: for a first plan where none is known, and for the bound.
+# Shares of the time that is left: for a first plan where none is known, for the bound, and for the
+# smallest program.
 FIRST_SHARE = 0.25
 BOUND_SHARE = 0.5
+SMALL_SHARE = 0.4
 # Programs for finding plans, from small to large: how far back reruns reach, and how dear they may be.
+SMALL = (4, 0.5)
+SMALL_RERUNS = 3  # per operator; a first program with more would not be solved soon
 ROUNDS = ((4, 1.0), (6, 3.0), (12, 10.0))
 # For devices that page beside compute, in turn: how much of paging may show, and how much RAM planning may
 # fill. On others there is one way only, and `Serial` changes nothing.
@@ -147,10 +151,13 @@ class Search:
     def _growing(self) -> Iterator[_Offer]:
         """The relaxation of that program for the bound; plans from programs that offer few reruns."""
         original, reduced = self.incumbent.problem, self.incumbent.reduced
+        way, _ = ways_to_hide(reduced)[0].apply(reduced)
         if self.incumbent.plan is None:
-            serial, _ = ALONE[0].apply(reduced)
-            self._solve(serial, _near(reduced, ROUNDS[0]), FIRST_SHARE)
+            self._solve(ALONE[0].apply(reduced)[0], _near(reduced, ROUNDS[0]), FIRST_SHARE)
         used = self._relax()
+        small = _near(reduced, SMALL)
+        if len(small) <= SMALL_RERUNS * len(reduced.graph.operators) and not self._done():
+            self._solve(way, small, SMALL_SHARE)
         for reach in ROUNDS:
             yield reduced, used | _near(reduced, reach)
         if len(reduced.graph.tensors) < len(original.graph.tensors):

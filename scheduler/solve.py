@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from .backends import Backend, Highs, Isolated, opened
 from .baselines import keep_all, page_all
+from .baselines.capuchin import capuchin
+from .baselines.pofo import pofo
 from .errors import Infeasible
 from .floor import floor
 from .greedy import greedy
@@ -16,6 +18,9 @@ from .problem import Cost, CostTable, Problem
 from .reductions.bundle import Bundle, reduced_plan
 from .replay import replay
 from .search import Clock, Incumbent, Search, ways_to_hide
+
+# Above this many operators, baselines that look at the whole step again and again take too long.
+MOST_OPERATORS = 400
 
 
 def solve(
@@ -98,6 +103,11 @@ def _known_plans(problem: Problem) -> Iterable[Plan]:
     """Plans that need no solver."""
     yield keep_all(problem)
     yield page_all(problem)
+    if len(problem.graph.operators) <= MOST_OPERATORS:
+        for baseline in (capuchin, pofo):
+            plan = baseline(problem)
+            if plan is not None:
+                yield plan
     aims = [way.apply(problem)[0] for way in ways_to_hide(problem)]
     if problem.budget.time_s is not None:
         aims.append(_hurried(problem))

@@ -23,7 +23,7 @@ class Solver(Protocol):
     """`solve`, or something in front of it. `starts` are plans for other budgets of the same problem."""
 
     def __call__(
-        self, problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]
+        self, problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...] = ()
     ) -> Solution:
         """A solution; raises Infeasible or NoPlanInTime."""
         ...
