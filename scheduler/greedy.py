@@ -13,16 +13,23 @@ from .replay import resident_at_end, resident_at_start
 # Bringing back what was given up may need more to be given up: past this many steps per operator the
 # budget is too tight for this way of planning.
 STEPS_PER_OPERATOR = 40
+LONGEST_CHAIN = 6
 
 
-def greedy(problem: Problem, paged_at_start: tuple[int, ...] = ()) -> Plan | None:
+def greedy(
+    problem: Problem,
+    paged_at_start: tuple[int, ...] = (),
+    *,
+    longest_chain: int = LONGEST_CHAIN,
+) -> Plan | None:
     """A plan that keeps the RAM budget, or None where this way of planning finds none.
 
     When RAM runs out, the resident tensor goes whose way back costs least energy per byte and per
-    operator until its next use: recomputed where that is cheaper than paging, else paged out. The
-    deadline and the page store's limit are not looked at.
+    operator until its next use: recomputed where that is cheaper than paging, else paged out. A rerun
+    may need reruns of what it reads: `longest_chain` is how many in a row are thought of. The deadline
+    and the page store's limit are not looked at.
     """
-    walk = _Walk(problem, paged_at_start)
+    walk = _Walk(problem, paged_at_start, longest_chain)
     try:
         walk.start()
         for op in problem.graph.operators:
@@ -48,7 +55,10 @@ class _OutOfOptions(Exception):
 class _Walk:
     """RAM and page store after the steps so far. Frees are left to `with_frees`."""
 
-    def __init__(self, problem: Problem, paged_at_start: tuple[int, ...]) -> None:
+    def __init__(
+        self, problem: Problem, paged_at_start: tuple[int, ...], longest_chain: int
+    ) -> None:
+        self.longest_chain = longest_chain
         self.graph: Graph = problem.graph
         self.costs = problem.costs
         self.budget = problem.budget.ram_bytes
@@ -132,13 +142,21 @@ class _Walk:
         return there + self.costs.total_j(self.costs.page_in[k])
 
     def _recompute_j(self, k: int) -> float:
-        """Running its operator again, with inputs that are not resident paged in."""
-        operator, stage = self.graph.producer.get(k), self._next_use(k)
-        if operator is None or not self.graph.can_rerun(operator, stage):
+        """Running its operator again when it is next used, after what that needs is back in RAM."""
+        return self._rerun_j(k, self._next_use(k), self.longest_chain)
+
+    def _rerun_j(self, k: int, stage: int, longest: int) -> float:
+        operator = self.graph.producer.get(k)
+        if operator is None or not longest or not self.graph.can_rerun(operator, stage):
             return math.inf
-        missing = [i for i in self.graph.operators[operator].inputs if i not in self.resident]
-        ways = (self._page_j(i) if i in self.stored else math.inf for i in missing)
-        return self.costs.total_j(self.costs.operators[operator]) + math.fsum(ways)
+        cost_j = self.costs.total_j(self.costs.operators[operator])
+        for i in self.graph.operators[operator].inputs:
+            if i not in self.resident:
+                stored = self._page_j(i) if i in self.stored else math.inf
+                cost_j += min(stored, self._rerun_j(i, stage, longest - 1))
+            if math.isinf(cost_j):
+                break
+        return cost_j
 
     def _give_up(self, k: int) -> None:
         if k not in self.stored and self._page_j(k) <= self._recompute_j(k):

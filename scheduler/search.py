@@ -56,6 +56,8 @@ ALONE = WAYS_TO_HIDE[-1:]
 LEAST_USE = 0.1
 # No program is made with more terms than this in its rows of RAM.
 MOST_TERMS = 4_000_000
+# About how long it takes to make such a program and to relax it: none is begun that cannot be ended.
+TERM_S = 3e-6
 LEAST_ROUND_S = 1.0
 
 
@@ -130,7 +132,8 @@ class Search:
         ways = ways_to_hide(original)
         for problem, reruns in self._complete() if small else self._growing():
             for left, way in zip(range(len(ways), 0, -1), ways, strict=True):
-                if self._done() or _terms(problem, reruns) > MOST_TERMS:
+                terms = _terms(problem, reruns)
+                if self._done() or terms > MOST_TERMS or terms * TERM_S > self._left_s():
                     return
                 # A program that ends early leaves its time to the next; one that does not is large enough.
                 self._solve(way.apply(problem)[0], reruns, 1 / left)
@@ -233,7 +236,8 @@ class Search:
         """Bound all plans by the program with every rerun, not in whole numbers; the reruns it uses."""
         problem, inverse = Bundle(proportional=True).apply(self.incumbent.problem)
         reruns = all_reruns(problem.graph)
-        if _terms(problem, reruns) > MOST_TERMS:
+        terms = _terms(problem, reruns)
+        if terms > MOST_TERMS or terms * TERM_S > self._left_s():
             return frozenset()
         end_s = self.clock() + self._left_s() * BOUND_SHARE
         form = formulate(problem, reruns)

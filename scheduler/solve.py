@@ -9,6 +9,7 @@ from dataclasses import replace
 from .backends import Backend, Highs, Isolated, opened
 from .baselines import keep_all, page_all
 from .baselines.capuchin import capuchin
+from .baselines.dtr import dtr
 from .baselines.pofo import pofo
 from .errors import Infeasible
 from .floor import floor
@@ -19,8 +20,10 @@ from .reductions.bundle import Bundle, reduced_plan
 from .replay import replay
 from .search import Clock, Incumbent, Search, ways_to_hide
 
-# Above this many operators, baselines that look at the whole step again and again take too long.
-MOST_OPERATORS = 400
+# How long a chain of reruns `greedy` thinks of: each choice finds plans that the other does not.
+CHAINS = (6, 1)
+# The share of the time limit that plans without a program may take.
+KNOWN_SHARE = 0.3
 
 
 def solve(
@@ -67,6 +70,8 @@ def solve(
                 incumbent.offer(reduced_plan(plan, inverse))
             for plan in _known_plans(reduced):
                 incumbent.offer(plan)
+                if clock() > began_s + KNOWN_SHARE * time_limit_s:
+                    break
             search.improve()
         except KeyboardInterrupt:
             if incumbent.plan is None:
@@ -100,22 +105,22 @@ def _require_floor(problem: Problem) -> None:
 
 
 def _known_plans(problem: Problem) -> Iterable[Plan]:
-    """Plans that need no solver."""
+    """Plans that need no program, those likely to be good first."""
     yield keep_all(problem)
     yield page_all(problem)
-    if len(problem.graph.operators) <= MOST_OPERATORS:
-        for baseline in (capuchin, pofo):
-            plan = baseline(problem)
-            if plan is not None:
-                yield plan
     aims = [way.apply(problem)[0] for way in ways_to_hide(problem)]
     if problem.budget.time_s is not None:
         aims.append(_hurried(problem))
-    for aim in aims:
-        for paged_at_start in dict.fromkeys(((), problem.graph.may_live_paged)):
-            plan = greedy(aim, paged_at_start)
-            if plan is not None:
-                yield plan
+    for longest_chain in CHAINS:
+        for aim in aims:
+            for paged_at_start in dict.fromkeys(((), problem.graph.may_live_paged)):
+                yield from _if_any(greedy(aim, paged_at_start, longest_chain=longest_chain))
+    for baseline in (dtr, capuchin, pofo):
+        yield from _if_any(baseline(problem))
+
+
+def _if_any(plan: Plan | None) -> tuple[Plan, ...]:
+    return () if plan is None else (plan,)
 
 
 def _hurried(problem: Problem) -> Problem:

@@ -37,7 +37,7 @@ from tests.strategies import problems
 
 REPOSITORY = Path(__file__).parents[2]
 ASKED = {"gap": 1e-4, "time_limit_s": 60.0}
-PROBLEM = replace(chain(), budget=Budget(ram_bytes=40))
+PROBLEM = replace(chain(), budget=Budget(ram_bytes=39))
 
 
 def found(plan: Plan, lower_bound_j: float, cut_short: str | None = None) -> Solution:

@@ -190,7 +190,7 @@ def test_no_time_gives_the_best_plan_known_as_feasible() -> None:
 
 def test_no_plan_in_time_is_not_called_infeasible() -> None:
     problem = chain(page_s=4.0)  # the plans that need no solver page, and are too slow
-    tight = Budget(ram_bytes=30, time_s=problem.compute_once.time_s * 2)
+    tight = Budget(ram_bytes=30, time_s=problem.compute_once.time_s * 1.5)
     with pytest.raises(NoPlanInTime):
         solve(replace(problem, budget=tight), backend=Idle())
 
