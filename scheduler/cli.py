@@ -82,12 +82,20 @@ def plan(
         ),
     ] = None,
     all_rows: Annotated[bool, typer.Option("--all-rows", help="Show every tensor.")] = False,
+    static_arena: Annotated[
+        bool,
+        typer.Option(
+            "--static-arena",
+            help="A plan that fits the budget at fixed addresses, not only in sum.",
+        ),
+    ] = False,
     solver: SolverOption = "highs",
     no_cache: CacheOption = False,
 ) -> None:
     """Plan a training step, draw the plan, and say what it does with each tensor."""
     from .explain import explain as explained
     from .explain import named
+    from .static import solve_in_arena
     from .view.explained import explanation_lines
     from .view.frontier import frontier_lines
 
@@ -101,7 +109,11 @@ def plan(
         if save_problem is not None:
             files.write_problem(posed, save_problem)
         try:
-            solution = solved(posed, time_limit_s=time_limit)
+            solution = (
+                solve_in_arena(posed, solved, time_limit_s=time_limit)
+                if static_arena
+                else solved(posed, time_limit_s=time_limit)
+            )
         except (Infeasible, NoPlanInTime):
             if sweep is not None:
                 typer.echo(frontier_lines(_swept(posed, solved, sweep, time_limit), posed))

@@ -252,8 +252,8 @@ class Search:
                 form.model.addConstraint(row)
             if rows:
                 self._relaxed(form, end_s)
-        terms = zip(form.run, form.timeline.slots, strict=True)
-        return frozenset(slot for term, slot in terms if value_of(term) > LEAST_USE)
+        runs = zip(form.run, form.timeline.slots, strict=True)
+        return frozenset(slot for term, slot in runs if value_of(term) > LEAST_USE)
 
     def _relaxed(self, form: Formulation, end_s: float) -> Outcome:
         limit_s = max(end_s - self.clock(), 0.1)
