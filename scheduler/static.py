@@ -11,7 +11,7 @@ from .plan import Solution, Status
 from .problem import Problem
 from .sweep import Solver
 
-# Each round plans for the RAM that the last arena left: more rounds than this gain nothing more.
+# Each round plans for the RAM that the last arena left, in half the time that is left.
 ROUNDS = 6
 
 
@@ -29,7 +29,7 @@ def solve_in_arena(problem: Problem, solver: Solver, *, time_limit_s: float) -> 
     posed, bound_j = problem, 0.0
     for round_ in range(ROUNDS):
         try:
-            found = solver(posed, time_limit_s=time_limit_s / ROUNDS)
+            found = solver(posed, time_limit_s=time_limit_s / 2 ** (round_ + 1))
         except (Infeasible, NoPlanInTime):
             if round_ == 0:
                 raise
