@@ -53,6 +53,11 @@ def _options() -> argparse.Namespace:
         default=10.0,
         help="seconds for baselines that call a solver",
     )
+    parser.add_argument(
+        "--overlap-only",
+        action="store_true",
+        help="of section 2, leave out the device whose paging waits for compute",
+    )
     parser.add_argument("--quick", action="store_true", help="a few points of each section")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the rows as JSON")
     return parser.parse_args()
@@ -70,7 +75,11 @@ def _points(options: argparse.Namespace) -> Iterator[Point]:
             print(f"section 1 left out: there is no folder {options.instances}")
         yield from instances(options.instances, wanted, shares=shares)
     if 2 in options.section:
-        yield from traced.models(wanted, shares=shares, deadline=options.deadline)
+        for overlap in (False, True):
+            if overlap or not options.overlap_only:
+                yield from traced.models(
+                    wanted, shares=shares, deadline=options.deadline, overlap=overlap
+                )
     if 3 in options.section:
         yield from traced.stacks(wanted, layers=traced.LAYERS, deadline=options.deadline)
 

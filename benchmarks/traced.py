@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -17,26 +18,35 @@ LAYERS = (3, 8, 17, 33, 67)
 UNJOINED = 10**6
 
 
-def posed(step: Step, max_operators: int | None = None) -> Problem:
-    """The planning problem of a step, everything counted as RAM; the seed is fixed."""
+def posed(step: Step, max_operators: int | None = None, *, overlap: bool = True) -> Problem:
+    """The planning problem of a step, everything counted as RAM; the seed is fixed.
+
+    Without `overlap` paging waits for compute, as today's executor pages.
+    """
     torch.manual_seed(0)
     module = step.build().train()
     optimizer = step.optimizer(module.parameters())
     options = {} if max_operators is None else {"max_operators": max_operators}
     device = load_device(DEVICE)
+    device = replace(device, overlap=device.overlap and overlap)
     return pose_step(module, step.loss, optimizer, step.batch(), device=device, **options).problem
 
 
 def models(
-    wanted: Callable[[str], bool], *, shares: tuple[str, ...], deadline: float | None
+    wanted: Callable[[str], bool],
+    *,
+    shares: tuple[str, ...],
+    deadline: float | None,
+    overlap: bool,
 ) -> Iterator[Point]:
     """Section 2: the networks of `models`, at budgets down to little more than the floor."""
+    how = "beside compute" if overlap else "one after another"
     for step in STEPS:
         if wanted(step.name):
             yield from budgets(
-                f"2. traced models on {DEVICE}",
+                f"2. traced models on {DEVICE}, paging {how}",
                 step.name,
-                posed(step),
+                posed(step, overlap=overlap),
                 TRACED,
                 deadlines=(deadline,),
                 shares=shares,
