@@ -52,6 +52,8 @@ WAYS_TO_HIDE = (
     Serial(exposed=1.0, room=1.0),
 )
 ALONE = WAYS_TO_HIDE[-1:]
+# So near to the bound, other ways to hide paging are not tried: the bound takes all of it as hidden.
+CLOSE = 1e-3
 # Reruns that the relaxation uses at least this much are offered too.
 LEAST_USE = 0.1
 # No program is made with more terms than this in its rows of RAM.
@@ -148,7 +150,7 @@ class Search:
             self._note_bound(outcome.bound)
         if self.incumbent.plan is None and outcome.verdict is Verdict.INFEASIBLE:
             raise self._infeasible()
-        if overlap:
+        if overlap and not self.incumbent.is_within(CLOSE):
             yield original, reruns
 
     def _growing(self) -> Iterator[_Offer]:
@@ -234,7 +236,10 @@ class Search:
 
     def _relax(self) -> frozenset[Slot]:
         """Bound all plans by the program with every rerun, not in whole numbers; the reruns it uses."""
-        problem, inverse = Bundle(proportional=True).apply(self.incumbent.problem)
+        # Rows of the page store would leave out plans whose copies come and go: see FORMULATION.md.
+        original = self.incumbent.problem
+        anywhere = replace(original, budget=replace(original.budget, page_store_bytes=None))
+        problem, inverse = Bundle(proportional=True).apply(anywhere)
         reruns = all_reruns(problem.graph)
         terms = _terms(problem, reruns)
         if terms > MOST_TERMS or terms * TERM_S > self._left_s():
@@ -244,16 +249,14 @@ class Search:
         outcome = self._relaxed(form, end_s)
         if outcome.verdict is Verdict.INFEASIBLE and self.incumbent.plan is None:
             raise self._infeasible()
-        if outcome.verdict is not Verdict.OPTIMAL:
-            return frozenset()
-        if inverse.all_single and not self._done():
+        used = _used(form)
+        if outcome.verdict is Verdict.OPTIMAL and inverse.all_single and not self._done():
             rows = list(rounding_rows(form))
             for row in rows:
                 form.model.addConstraint(row)
-            if rows:
-                self._relaxed(form, end_s)
-        runs = zip(form.run, form.timeline.slots, strict=True)
-        return frozenset(slot for term, slot in runs if value_of(term) > LEAST_USE)
+            if rows and self._relaxed(form, end_s).verdict is Verdict.OPTIMAL:
+                used = _used(form)
+        return used
 
     def _relaxed(self, form: Formulation, end_s: float) -> Outcome:
         limit_s = max(end_s - self.clock(), 0.1)
@@ -314,6 +317,12 @@ def _terms(problem: Problem, reruns: frozenset[Slot]) -> int:
     """At most so many terms stand in a program's rows of RAM: every tensor in every slot."""
     graph = problem.graph
     return (len(graph.operators) + len(reruns)) * len(graph.tensors)
+
+
+def _used(form: Formulation) -> frozenset[Slot]:
+    """Where the relaxation runs operators; nowhere if it was not solved."""
+    runs = zip(form.run, form.timeline.slots, strict=True)
+    return frozenset(slot for term, slot in runs if value_of(term) > LEAST_USE)
 
 
 def _patient(problem: Problem) -> Problem:
