@@ -17,10 +17,11 @@ from .errors import Infeasible, InvalidPlan, NoPlanInTime
 from .floor import floor
 from .formulation import formulate
 from .moments import moment_bound_j
-from .plan import Plan
+from .plan import PageIn, PageOut, Plan
 from .prefetch import prefetch
 from .problem import Problem
 from .reductions.bundle import Bundle
+from .reductions.restrict import WithoutPaging
 from .reductions.serial import Serial
 from .replay import replay
 from .reruns import all_reruns, near_reruns
@@ -34,11 +35,13 @@ _Offer: TypeAlias = tuple[Problem, frozenset[Slot]]
 
 # Up to this many operators one program offers every rerun and proves its own optimum.
 COMPLETE_OPERATORS = 40
-# Shares of the time that is left: for a first plan where none is known, for the bound, and for the
-# smallest program.
+# Shares of the time that is left: for a first plan where none is known, for the bound, for a program without
+# paging, and for the smallest program with it.
 FIRST_SHARE = 0.25
 BOUND_SHARE = 0.5
+NARROW_SHARE = 0.2
 SMALL_SHARE = 0.4
+ROUNDINGS = 4
 # Programs for finding plans, from small to large: how far back reruns reach, and how dear they may be.
 SMALL = (4, 0.5)
 SMALL_RERUNS = 3  # per operator; a first program with more would not be solved soon
@@ -134,8 +137,7 @@ class Search:
         ways = ways_to_hide(original)
         for problem, reruns in self._complete() if small else self._growing():
             for left, way in zip(range(len(ways), 0, -1), ways, strict=True):
-                terms = _terms(problem, reruns)
-                if self._done() or terms > MOST_TERMS or terms * TERM_S > self._left_s():
+                if self._done() or not self._has_time_for(problem, reruns):
                     return
                 # A program that ends early leaves its time to the next; one that does not is large enough.
                 self._solve(way.apply(problem)[0], reruns, 1 / left)
@@ -159,7 +161,9 @@ class Search:
         way, _ = ways_to_hide(reduced)[0].apply(reduced)
         if self.incumbent.plan is None:
             self._solve(ALONE[0].apply(reduced)[0], _near(reduced, ROUNDS[0]), FIRST_SHARE)
-        used = self._relax()
+        used = self._relax(Bundle(proportional=True))
+        if not self._done():
+            self._solve_unpaged(reduced, NARROW_SHARE)
         small = _near(reduced, SMALL)
         if len(small) <= SMALL_RERUNS * len(reduced.graph.operators) and not self._done():
             self._solve(way, small, SMALL_SHARE)
@@ -167,6 +171,22 @@ class Search:
             yield reduced, used | _near(reduced, reach)
         if len(reduced.graph.tensors) < len(original.graph.tensors):
             yield original, used | _near(original, ROUNDS[0])
+            if not self._done():
+                self._relax(None)
+        self._prove()
+
+    def _prove(self) -> None:
+        """With all plans found that small programs find, branch and bound on the whole one."""
+        anywhere = _without_store(self.incumbent.problem)
+        reruns = all_reruns(anywhere.graph)
+        if not self._done() and self._has_time_for(anywhere, reruns):
+            outcome = self._solve(anywhere, reruns, 1.0)
+            if outcome.bound is not None:
+                self._note_bound(outcome.bound)
+
+    def _has_time_for(self, problem: Problem, reruns: frozenset[Slot]) -> bool:
+        terms = _terms(problem, reruns)
+        return terms <= MOST_TERMS and terms * TERM_S <= self._left_s()
 
     def _done(self) -> bool:
         return (
@@ -200,6 +220,22 @@ class Search:
         self, problem: Problem, reruns: frozenset[Slot], time_limit_s: float
     ) -> tuple[Outcome, Plan | None]:
         start = self.incumbent.start_for(problem)
+        return self._from_start(problem, reruns, start, time_limit_s)
+
+    def _solve_unpaged(self, problem: Problem, time_share: float) -> None:
+        """Where recomputing alone will do, a program that knows nothing else is solved sooner."""
+        narrow, inverse = WithoutPaging().apply(problem)
+        start = self.incumbent.start_for(problem)
+        pages = start is not None and any(isinstance(s, PageIn | PageOut) for s in start.steps)
+        reruns = _near(problem, ROUNDS[0])
+        limit_s = self._left_s() * time_share
+        _, plan = self._from_start(narrow, reruns, None if pages else start, limit_s)
+        if plan is not None:
+            self.incumbent.offer(WithoutPaging().invert(plan, inverse))
+
+    def _from_start(
+        self, problem: Problem, reruns: frozenset[Slot], start: Plan | None, time_limit_s: float
+    ) -> tuple[Outcome, Plan | None]:
         form = formulate(problem, reruns | (slots_of(start) if start else frozenset()))
         outcome = self._minimize(
             form,
@@ -234,15 +270,14 @@ class Search:
 
     # ---- the bound
 
-    def _relax(self) -> frozenset[Slot]:
+    def _relax(self, bundle: Bundle | None) -> frozenset[Slot]:
         """Bound all plans by the program with every rerun, not in whole numbers; the reruns it uses."""
-        # Rows of the page store would leave out plans whose copies come and go: see FORMULATION.md.
-        original = self.incumbent.problem
-        anywhere = replace(original, budget=replace(original.budget, page_store_bytes=None))
-        problem, inverse = Bundle(proportional=True).apply(anywhere)
+        problem, is_whole = _without_store(self.incumbent.problem), True
+        if bundle is not None:
+            problem, inverse = bundle.apply(problem)
+            is_whole = inverse.all_single
         reruns = all_reruns(problem.graph)
-        terms = _terms(problem, reruns)
-        if terms > MOST_TERMS or terms * TERM_S > self._left_s():
+        if not self._has_time_for(problem, reruns):
             return frozenset()
         end_s = self.clock() + self._left_s() * BOUND_SHARE
         form = formulate(problem, reruns)
@@ -250,12 +285,15 @@ class Search:
         if outcome.verdict is Verdict.INFEASIBLE and self.incumbent.plan is None:
             raise self._infeasible()
         used = _used(form)
-        if outcome.verdict is Verdict.OPTIMAL and inverse.all_single and not self._done():
-            rows = list(rounding_rows(form))
+        for _ in range(ROUNDINGS if is_whole else 0):
+            # Parts of a bundle are no whole numbers: rows for those hold for tensors only.
+            rows = list(rounding_rows(form)) if outcome.verdict is Verdict.OPTIMAL else []
+            if not rows or self._done():
+                break
             for row in rows:
                 form.model.addConstraint(row)
-            if rows and self._relaxed(form, end_s).verdict is Verdict.OPTIMAL:
-                used = _used(form)
+            outcome = self._relaxed(form, end_s)
+            used = _used(form) or used
         return used
 
     def _relaxed(self, form: Formulation, end_s: float) -> Outcome:
@@ -317,6 +355,11 @@ def _terms(problem: Problem, reruns: frozenset[Slot]) -> int:
     """At most so many terms stand in a program's rows of RAM: every tensor in every slot."""
     graph = problem.graph
     return (len(graph.operators) + len(reruns)) * len(graph.tensors)
+
+
+def _without_store(problem: Problem) -> Problem:
+    """The problem without a limit on page copies: its rows would leave out plans whose copies come and go."""
+    return replace(problem, budget=replace(problem.budget, page_store_bytes=None))
 
 
 def _used(form: Formulation) -> frozenset[Slot]:
