@@ -117,7 +117,10 @@ class Incumbent:
 
 @dataclass(slots=True, kw_only=True)
 class Search:
-    """Programs of growing size, each started from the best plan, until the proof is there."""
+    """Programs of growing size, each started from the best plan, until the proof is there.
+
+    `whole` is the program of the original problem with every rerun and the rows that were added to it.
+    """
 
     incumbent: Incumbent
     backend: Backend
@@ -126,6 +129,7 @@ class Search:
     end_s: float
     interrupted: bool = False
     cut_short: str | None = None
+    whole: Formulation | None = None
 
     def improve(self) -> None:
         """Better plans and a better bound, until the gap, the time limit or Ctrl-C."""
@@ -177,12 +181,20 @@ class Search:
 
     def _prove(self) -> None:
         """With all plans found that small programs find, branch and bound on the whole one."""
-        anywhere = _without_store(self.incumbent.problem)
-        reruns = all_reruns(anywhere.graph)
-        if not self._done() and self._has_time_for(anywhere, reruns):
-            outcome = self._solve(anywhere, reruns, 1.0)
-            if outcome.bound is not None:
-                self._note_bound(outcome.bound)
+        form = self.whole
+        if form is None or self._done() or not self._has_time_for(form.problem, frozenset()):
+            return
+        start = self.incumbent.start_for(form.problem)
+        outcome = self._minimize(
+            form,
+            start=encode(form, start) if start else None,
+            time_limit_s=self._left_s(),
+            gap=self.gap,
+        )
+        if outcome.bound is not None:
+            self._note_bound(outcome.bound)
+        if outcome.verdict in (Verdict.OPTIMAL, Verdict.FEASIBLE):
+            self.incumbent.offer(decode(form))
 
     def _has_time_for(self, problem: Problem, reruns: frozenset[Slot]) -> bool:
         terms = _terms(problem, reruns)
@@ -281,6 +293,7 @@ class Search:
             return frozenset()
         end_s = self.clock() + self._left_s() * BOUND_SHARE
         form = formulate(problem, reruns)
+        self.whole = form if is_whole else self.whole
         outcome = self._relaxed(form, end_s)
         if outcome.verdict is Verdict.INFEASIBLE and self.incumbent.plan is None:
             raise self._infeasible()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from simulations.cli import main
+from tests.processes import hear_ctrl_c
 
 
 @pytest.fixture
@@ -156,6 +157,7 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_ctrl_c,
     ) as process:
         assert any(line.startswith("round   1") for line in process.stdout)
         process.send_signal(signal.SIGINT)

@@ -16,6 +16,7 @@ import pytest
 
 from scheduler.backends import Highs, Isolated, Outcome, Program, Verdict, minimize, opened
 from scheduler.backends.program import program_of
+from tests.processes import hear_ctrl_c
 from tests.scheduler.backends.faults import Faulty, write_whole
 from tests.scheduler.backends.models import ASKED, knapsack, packing
 
@@ -322,6 +323,7 @@ def start_parent(code: str, noted: Path) -> tuple[subprocess.Popen[str], list[in
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
     end_s = time.monotonic() + 60
     while not noted.exists():
