@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from simulations.cli import main
-from tests.processes import hear_ctrl_c
+from tests.processes import HEAR_CTRL_C
 
 
 @pytest.fixture
@@ -149,7 +149,8 @@ def test_bad_input_ends_with_one_line_and_its_code(fedpoet, fleet_file, argument
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-c", "from simulations.cli import main; main()", "simulate"]
+    code = HEAR_CTRL_C + "from simulations.cli import main; main()"
+    command = [sys.executable, "-c", code, "simulate"]
     with subprocess.Popen(
         [*command, "--workload", "digits", "--rounds", "500"],
         cwd=tmp_path,
@@ -157,7 +158,6 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=hear_ctrl_c,
     ) as process:
         assert any(line.startswith("round   1") for line in process.stdout)
         process.send_signal(signal.SIGINT)

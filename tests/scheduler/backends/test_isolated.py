@@ -16,7 +16,7 @@ import pytest
 
 from scheduler.backends import Highs, Isolated, Outcome, Program, Verdict, minimize, opened
 from scheduler.backends.program import program_of
-from tests.processes import hear_ctrl_c
+from tests.processes import HEAR_CTRL_C
 from tests.scheduler.backends.faults import Faulty, write_whole
 from tests.scheduler.backends.models import ASKED, knapsack, packing
 
@@ -316,14 +316,13 @@ main()
 def start_parent(code: str, noted: Path) -> tuple[subprocess.Popen[str], list[int]]:
     """A planner in a process group of its own, and the processes of its solver."""
     parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(noted)],
+        [sys.executable, "-c", HEAR_CTRL_C + code, str(noted)],
         cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(noted.parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=hear_ctrl_c,
     )
     end_s = time.monotonic() + 60
     while not noted.exists():
