@@ -20,10 +20,12 @@ from .reductions.bundle import Bundle, reduced_plan
 from .replay import replay
 from .search import Clock, Incumbent, Search, ways_to_hide
 
+# Above this many operators, baselines that look at the whole step again and again take too long.
+MOST_OPERATORS = 400
 # How long a chain of reruns `greedy` thinks of: each choice finds plans that the other does not.
 CHAINS = (6, 1)
 # The share of the time limit that plans without a program may take.
-KNOWN_SHARE = 0.3
+KNOWN_SHARE = 0.5
 
 
 def solve(
@@ -105,18 +107,21 @@ def _require_floor(problem: Problem) -> None:
 
 
 def _known_plans(problem: Problem) -> Iterable[Plan]:
-    """Plans that need no program, those likely to be good first."""
+    """Plans that need no program, those that come soon first."""
     yield keep_all(problem)
     yield page_all(problem)
+    yield from _if_any(greedy(problem))
     aims = [way.apply(problem)[0] for way in ways_to_hide(problem)]
     if problem.budget.time_s is not None:
         aims.append(_hurried(problem))
+    yield from _if_any(dtr(problem))
+    if len(problem.graph.operators) <= MOST_OPERATORS:
+        for baseline in (capuchin, pofo):
+            yield from _if_any(baseline(problem))
     for longest_chain in CHAINS:
         for aim in aims:
             for paged_at_start in dict.fromkeys(((), problem.graph.may_live_paged)):
                 yield from _if_any(greedy(aim, paged_at_start, longest_chain=longest_chain))
-    for baseline in (dtr, capuchin, pofo):
-        yield from _if_any(baseline(problem))
 
 
 def _if_any(plan: Plan | None) -> tuple[Plan, ...]:
