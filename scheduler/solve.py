@@ -110,14 +110,14 @@ def _known_plans(problem: Problem) -> Iterable[Plan]:
     """Plans that need no program, those that come soon first."""
     yield keep_all(problem)
     yield page_all(problem)
+    if len(problem.graph.operators) <= MOST_OPERATORS:
+        for baseline in (capuchin, pofo):
+            yield from _if_any(baseline(problem))
     yield from _if_any(greedy(problem))
     aims = [way.apply(problem)[0] for way in ways_to_hide(problem)]
     if problem.budget.time_s is not None:
         aims.append(_hurried(problem))
     yield from _if_any(dtr(problem))
-    if len(problem.graph.operators) <= MOST_OPERATORS:
-        for baseline in (capuchin, pofo):
-            yield from _if_any(baseline(problem))
     for longest_chain in CHAINS:
         for aim in aims:
             for paged_at_start in dict.fromkeys(((), problem.graph.may_live_paged)):
