@@ -189,7 +189,7 @@ class Search:
             form,
             start=encode(form, start) if start else None,
             time_limit_s=self._left_s(),
-            gap=self.gap,
+            gap=self._objective_gap(),
         )
         if outcome.bound is not None:
             self._note_bound(outcome.bound)
@@ -206,6 +206,11 @@ class Search:
             or self.incumbent.is_within(self.gap)
             or (self._left_s() < LEAST_ROUND_S and self.incumbent.plan is not None)
         )
+
+    def _objective_gap(self) -> float:
+        """The gap asked for, in units of the program's objective: a share of at least the bound."""
+        once_j = self.incumbent.problem.compute_once.energy_j
+        return self.gap * self.incumbent.bound_j / (once_j or 1.0)
 
     def _left_s(self) -> float:
         return max(self.end_s - self.clock(), 0.1)
@@ -253,7 +258,7 @@ class Search:
             form,
             start=encode(form, start) if start else None,
             time_limit_s=max(time_limit_s, 0.1),
-            gap=self.gap,
+            gap=self._objective_gap(),
         )
         if outcome.verdict in (Verdict.OPTIMAL, Verdict.FEASIBLE):
             return outcome, decode(form)
