@@ -43,8 +43,9 @@ def program(model: pulp.LpProblem) -> Program:
 
 
 def solved(problem: Problem, backend: Backend) -> Solution | None:
+    """Ten times the last of the eight digits in which CBC tells its values."""
     try:
-        return solve(problem, gap=1e-7, backend=backend)
+        return solve(problem, gap=1e-6, backend=backend)
     except Infeasible:
         return None
 
