@@ -22,7 +22,7 @@ Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One training step to plan: everything `client.trainer.pose_step` asks for."""
+    """One training step to plan: everything `client.prepare.pose_step` asks for."""
 
     name: str
     description: str

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.models import STEPS, Step, transformer_stack
 from benchmarks.points import GROWTH, TRACED, Point, budgets
-from client.trainer import pose_step
+from client.prepare import pose_step
 from scheduler import Problem, load_device
 
 DEVICE = "raspberry-pi-4b"

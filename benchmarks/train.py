@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from client.executor import Executor
+from client.interpreter import Interpreter
 from client.page_store import PageStore
-from client.trainer import pose_step
+from client.prepare import pose_step
 from scheduler import Plan, Problem, keep_all, load_device, page_all
 
 BLOCKS, STEPS = 7, 5
@@ -69,7 +69,7 @@ def ratio(
     with (
         tempfile.TemporaryDirectory() as folder,
         PageStore(Path(folder) / "pages") as store,
-        Executor(posed.traced, posed.problem, plan, store, planned, optimizer) as step,
+        Interpreter(posed.traced, posed.problem, plan, store, planned, optimizer) as step,
     ):
         for _ in range(3):  # the first two steps are measured, which takes time
             eager_step()

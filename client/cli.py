@@ -148,7 +148,7 @@ def _given(
         raise BadInput("--workload needs --device NAME (see fedpoet devices)")
     from scheduler import load_device
 
-    from .trainer import pose
+    from .prepare import pose
     from .what_if import changes
     from .workload import load_workload, with_training
 

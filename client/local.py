@@ -14,8 +14,9 @@ import torch
 from scheduler import DeviceProfile, PlanCache
 from scheduler.errors import BadInput
 
+from .prepare import Prepared, planned, pose
 from .state import score
-from .trainer import Prepared, TrainReport, planned, pose, train
+from .trainer import TrainReport, train
 from .workload import Workload, batches
 
 

@@ -14,8 +14,9 @@ from scheduler import DeviceProfile, Plan, PlanCache, load_device
 from scheduler.errors import InvalidPlan
 
 from .outbox import Arrays, Update, manifest, seal
+from .prepare import Prepared, planned, pose
 from .state import get_arrays, set_arrays
-from .trainer import Prepared, TrainReport, planned, pose, train
+from .trainer import TrainReport, train
 from .workload import Examples, Workload, batches, load_workload, with_training
 
 # Long enough to end with a proof: a plan cut short depends on the speed of the machine.

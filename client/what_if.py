@@ -12,7 +12,7 @@ from scheduler import DeviceProfile
 from scheduler.errors import BadInput, Untraceable
 from scheduler.least_ram import Change
 
-from .trainer import pose
+from .prepare import pose
 from .workload import Examples, Workload
 
 

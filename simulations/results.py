@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from client.trainer import Prepared
+from client.prepare import Prepared
 from scheduler import Floor, floor, keep_all, replay
 from server.rounds import Round
 from server.updates import Arrays

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from client.executor import Executor
+from client.interpreter import Interpreter
 from client.page_store import PageStore
 from client.program import Traced
 from tests.client.random_plans import random_plan
@@ -53,7 +53,7 @@ def require_retry_is_exact(twin, traced, error, tmp_path, plan=None):
     losses = []
     with (
         store_at(tmp_path) as store,
-        Executor(traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(traced, problem, plan, store, module, optimizer) as step,
     ):
         losses.append(step(*twin.batches[0]))
         used = store.used_bytes

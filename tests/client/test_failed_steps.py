@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from client.executor import Executor
+from client.interpreter import Interpreter
 from client.memory import undo_bytes
 from client.program import Computation
 from scheduler import page_all
@@ -33,7 +33,7 @@ def test_memory_is_measured_exactly_after_a_failed_step(convolutional, tmp_path)
     x, y = convolutional.batches[0]
     with (
         store_at(tmp_path) as store,
-        Executor(
+        Interpreter(
             convolutional.traced, problem, plan, store, module, optimizer, measure_every=True
         ) as step,
     ):
@@ -77,7 +77,7 @@ def test_a_failed_operator_keeps_no_tensor_alive(mlp, tmp_path):
     module, optimizer = mlp.fresh()
     with (
         store_at(tmp_path) as store,
-        Executor(
+        Interpreter(
             changed(mlp.traced, 0, first=first), problem, plan, store, module, optimizer
         ) as step,
         pytest.raises(RuntimeError) as raised,
@@ -99,7 +99,7 @@ def test_a_full_store_at_any_write_changes_nothing(twin_name, request, tmp_path,
         losses = []
         with (
             store_at(tmp_path) as store,
-            Executor(twin.traced, problem, plan, store, module, optimizer) as step,
+            Interpreter(twin.traced, problem, plan, store, module, optimizer) as step,
         ):
             losses.append(step(*twin.batches[0]))
             failing_once(store, "write", nth, PageStoreFull("full"))
@@ -124,7 +124,7 @@ def test_a_damaged_page_changes_nothing(mlp, nth, tmp_path):
     losses = []
     with (
         store_at(tmp_path) as store,
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         losses.append(step(*mlp.batches[0]))
         failing_once(store, "read", nth, DamagedPage("damaged"))
@@ -143,7 +143,7 @@ def test_a_store_too_small_fails_in_the_middle_and_leaves_the_model(mlp, tmp_pat
         before = outcome(module, optimizer, [])
         with store_at(tmp_path, capacity_bytes=blocks * 512, block_bytes=512) as store:
             try:
-                with Executor(mlp.traced, problem, plan, store, module, optimizer) as step:
+                with Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step:
                     step(*mlp.batches[0])
             except PageStoreFull:
                 ends.append("full")
@@ -169,7 +169,7 @@ def test_the_way_back_costs_what_is_said(mlp, tmp_path):
         module, optimizer = mlp.fresh()
         with (
             store_at(tmp_path) as store,
-            Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+            Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
         ):
             step(*mlp.batches[0])
             first = step.undo_written_bytes
@@ -188,7 +188,7 @@ def test_a_full_store_when_opening_leaves_the_model(mlp, tmp_path):
     with store_at(tmp_path, capacity_bytes=8192, block_bytes=512) as store:
         with (
             pytest.raises(PageStoreFull),
-            Executor(mlp.traced, problem, plan, store, module, optimizer),
+            Interpreter(mlp.traced, problem, plan, store, module, optimizer),
         ):
             pass
         require_same(before, outcome(module, optimizer, []))
@@ -202,7 +202,7 @@ def test_a_way_back_that_is_damaged_too_ends_the_training(mlp, tmp_path):
     with (  # noqa: PT012
         store_at(tmp_path) as store,
         pytest.raises(DamagedPage),
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         step(*mlp.batches[0])
         store.read = always(DamagedPage("damaged"))

@@ -77,7 +77,7 @@ def test_a_node_keeps_its_plan_and_does_not_plan_again(monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("planned again")
 
-    monkeypatch.setattr("client.trainer.cached_solve", never)
+    monkeypatch.setattr("client.prepare.cached_solve", never)
     second = build_client_app()(message(), shared)  # a new process: nothing cached
     assert all(np.array_equal(v, arrays_of(second)[k]) for k, v in arrays_of(first).items())
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.executor import Executor
+from client.interpreter import Interpreter
 from client.trace import trace
 from scheduler import keep_all, page_all, replay
 from scheduler.errors import (
@@ -31,7 +31,7 @@ def test_what_is_paged_out_is_empty_in_the_module(mlp, tmp_path):
     names = {k: n for n, k in mlp.traced.program.parameters}
     with (
         store_at(tmp_path) as store,
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         for _ in range(2):
             step(*mlp.batches[0])
@@ -55,7 +55,7 @@ def test_training_goes_on_from_existing_state_and_learning_rate(convolutional, t
                 problem, plan = twin.fitted(plan)
                 with (
                     store_at(tmp_path) as store,
-                    Executor(twin.traced, problem, plan, store, module, optimizer) as step,
+                    Interpreter(twin.traced, problem, plan, store, module, optimizer) as step,
                 ):
                     for x, y in twin.batches:
                         step(x, y)
@@ -77,7 +77,7 @@ def test_gradients_of_the_user_are_left_alone(mlp, tmp_path):
         p.grad = torch.full_like(p, 3.0)
     with (
         store_at(tmp_path) as store,
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         step(*mlp.batches[0])
     assert all(torch.equal(p.grad, torch.full_like(p, 3.0)) for p in module.parameters())
@@ -113,7 +113,7 @@ def test_a_batch_of_another_shape_or_type(mlp, wrong, tmp_path):
     module, optimizer = mlp.fresh()
     with (
         store_at(tmp_path) as store,
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
         pytest.raises(BadInput, match=r"the plan was made for|strides|must be a dense tensor"),
     ):
         step(*wrong(*mlp.batches[0]))
@@ -129,12 +129,14 @@ def test_another_module_or_optimizer_than_the_traced_one(mlp, tmp_path):
         other_state.state[p] = {"momentum_buffer": torch.zeros_like(p)}
     with store_at(tmp_path) as store:
         with pytest.raises(BadInput, match="traced was"):
-            Executor(mlp.traced, problem, plan, store, other, torch.optim.Adam(other.parameters()))
+            Interpreter(
+                mlp.traced, problem, plan, store, other, torch.optim.Adam(other.parameters())
+            )
         with pytest.raises(BadInput, match="was traced as trained"):
-            Executor(mlp.traced, problem, plan, store, module, few)
+            Interpreter(mlp.traced, problem, plan, store, module, few)
         with (
             pytest.raises(BadInput, match="momentum_buffer"),
-            Executor(mlp.traced, problem, plan, store, module, other_state),
+            Interpreter(mlp.traced, problem, plan, store, module, other_state),
         ):
             pass
     assert all(p.numel() for p in module.parameters())
@@ -158,7 +160,7 @@ def test_another_setting_than_the_traced_one(mlp, line, between, tmp_path):
     module, optimizer = mlp.fresh()
     with store_at(tmp_path) as store:
         if between:
-            with Executor(mlp.traced, problem, plan, store, module, optimizer) as step:
+            with Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step:
                 step(*mlp.batches[0])
                 SETTINGS[line](module, optimizer)
                 with pytest.raises(BadInput, match=line):
@@ -166,7 +168,7 @@ def test_another_setting_than_the_traced_one(mlp, line, between, tmp_path):
         else:
             SETTINGS[line](module, optimizer)
             with pytest.raises(BadInput, match=line):
-                Executor(mlp.traced, problem, plan, store, module, optimizer)
+                Interpreter(mlp.traced, problem, plan, store, module, optimizer)
     assert all(p.numel() for p in module.parameters())
 
 
@@ -175,7 +177,7 @@ def test_another_optimizer_or_more_parameters_than_traced(mlp, tmp_path):
     module, _ = mlp.fresh()
     sgd = torch.optim.SGD(module.parameters(), lr=0.1)
     with store_at(tmp_path) as store, pytest.raises(BadInput, match="traced was Adam"):
-        Executor(mlp.traced, problem, plan, store, module, sgd)
+        Interpreter(mlp.traced, problem, plan, store, module, sgd)
     mlp.module[0].requires_grad_(False)
     try:
         head = trace(mlp.module, LOSS, mlp.build(mlp.module.parameters()), mlp.batches[0])
@@ -185,7 +187,7 @@ def test_another_optimizer_or_more_parameters_than_traced(mlp, tmp_path):
     problem, plan = twin.fitted(twin.keep_all())
     module, optimizer = twin.fresh()
     with store_at(tmp_path) as store, pytest.raises(BadInput, match="was not traced as trained"):
-        Executor(head, problem, plan, store, module, optimizer)
+        Interpreter(head, problem, plan, store, module, optimizer)
 
 
 @pytest.mark.parametrize("change", [nn.Module.half, nn.Module.double])
@@ -195,7 +197,7 @@ def test_a_module_that_is_converted_between_steps(mlp, change, plan_of, tmp_path
     module, optimizer = mlp.fresh()
     with (
         store_at(tmp_path) as store,
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         step(*mlp.batches[0])
         change(module)
@@ -211,7 +213,7 @@ def test_a_module_that_is_taken_already(mlp, same, tmp_path):
     losses = []
     with store_at(tmp_path) as store:
         one, other = (
-            Executor(mlp.traced, problem, plan, store, module, optimizer) for _ in range(2)
+            Interpreter(mlp.traced, problem, plan, store, module, optimizer) for _ in range(2)
         )
         with one as step:
             losses.append(step(*mlp.batches[0]))
@@ -226,7 +228,7 @@ def test_a_problem_of_another_trace(mlp, convolutional, tmp_path):
     problem, plan = convolutional.fitted(convolutional.keep_all())
     module, optimizer = mlp.fresh()
     with store_at(tmp_path) as store, pytest.raises(InvalidPlan, match="another trace"):
-        Executor(mlp.traced, problem, plan, store, module, optimizer)
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer)
 
 
 def test_another_number_of_threads(mlp, tmp_path):
@@ -236,7 +238,7 @@ def test_another_number_of_threads(mlp, tmp_path):
     torch.set_num_threads(2)
     try:
         with store_at(tmp_path) as store, pytest.raises(BadInput, match=r"set_num_threads\(1\)"):
-            Executor(mlp.traced, problem, plan, store, module, optimizer)
+            Interpreter(mlp.traced, problem, plan, store, module, optimizer)
     finally:
         torch.set_num_threads(1)
 
@@ -245,6 +247,6 @@ def test_a_closed_executor_does_nothing(mlp, tmp_path):
     problem, plan = mlp.fitted(mlp.keep_all())
     module, optimizer = mlp.fresh()
     with store_at(tmp_path) as store:
-        step = Executor(mlp.traced, problem, plan, store, module, optimizer)
+        step = Interpreter(mlp.traced, problem, plan, store, module, optimizer)
         with pytest.raises(FedpoetError, match="closed"):
             step(*mlp.batches[0])

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from client.trainer import pose, pose_step, prepare, train
+from client.prepare import pose, pose_step, prepare
+from client.trainer import train
 from client.workload import Examples, Workload
 from scheduler import PlanCache, Status, check, keep_all, load_device, page_all, replay
 from scheduler.errors import BadInput, Infeasible, InvalidPlan
@@ -107,7 +108,7 @@ def test_the_default_budget_is_what_the_device_leaves(mlp):
 
 
 def test_a_known_plan_is_checked_and_not_solved_again(mlp, monkeypatch):
-    monkeypatch.setattr("client.trainer.cached_solve", None)
+    monkeypatch.setattr("client.prepare.cached_solve", None)
     again = prepared(plan=mlp.solution.plan)
     assert again.solution.plan == mlp.solution.plan
     assert again.solution.status is Status.FEASIBLE

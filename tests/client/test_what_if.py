@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from client.trainer import pose
+from client.prepare import pose
 from client.what_if import changes
 from client.workload import Examples, Workload, load_workload
 from scheduler import Kind, Phase, Problem, floor, load_device

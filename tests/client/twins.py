@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from client.executor import Executor
+from client.interpreter import Interpreter
 from client.measure import with_workspace
 from client.page_store import PageStore
 from client.program import Traced
@@ -123,7 +123,7 @@ class Twin:
         losses, peaks = [], []
         with (
             PageStore(folder / "pages") as store,
-            Executor(
+            Interpreter(
                 traced or self.traced, problem, plan, store, module, optimizer, measure_every=True
             ) as step,
         ):

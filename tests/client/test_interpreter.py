@@ -1,4 +1,4 @@
-"""The executor holds its budget and really frees what it says."""
+"""The interpreter holds its budget and really frees what it says."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from client.executor import MEASURED_STEPS, Executor
+from client.interpreter import MEASURED_STEPS, Interpreter
 from scheduler import Free, PageOut, page_all
 from scheduler.errors import (
     BudgetExceeded,
@@ -29,18 +29,18 @@ def test_less_budget_than_the_plan_needs_is_refused_by_the_law(mlp, tmp_path):
     tight = mlp.problem(problem.budget.ram_bytes - 1)
     module, optimizer = mlp.fresh()
     with store_at(tmp_path) as store, pytest.raises(InvalidPlan, match="ram"):
-        Executor(mlp.traced, tight, replace(plan, budget=tight.budget), store, module, optimizer)
+        Interpreter(mlp.traced, tight, replace(plan, budget=tight.budget), store, module, optimizer)
 
 
 def test_the_budget_is_a_limit_even_if_the_law_were_wrong(mlp, tmp_path, monkeypatch):
-    monkeypatch.setattr("client.executor.check", lambda plan, problem: None)
+    monkeypatch.setattr("client.interpreter.check", lambda plan, problem: None)
     problem, plan = mlp.fitted(mlp.keep_all())
     tight = mlp.problem(problem.budget.ram_bytes - 1)
     module, optimizer = mlp.fresh()
     line = rf"step \d+ .*the budget is {tight.budget.ram_bytes}"
     with (
         store_at(tmp_path) as store,
-        Executor(mlp.traced, tight, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, tight, plan, store, module, optimizer) as step,
     ):
         loss = step(*mlp.batches[0])  # before the optimizer's state exists
         with pytest.raises(BudgetExceeded, match=line):
@@ -69,7 +69,7 @@ def test_memory_is_measured_in_the_first_steps_only(mlp, tmp_path):
     module, optimizer = mlp.fresh()
     with (
         store_at(tmp_path) as store,
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         for _ in range(MEASURED_STEPS):
             step(*mlp.batches[0])
@@ -85,7 +85,7 @@ def test_a_profiler_of_the_user_gets_no_way_barred(mlp, tmp_path):
     with (
         torch.autograd.profiler.profile(use_kineto=False),
         store_at(tmp_path) as store,
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         losses = [step(*b) for b in mlp.batches]
         assert step.measured_peak_bytes == 0
@@ -94,7 +94,7 @@ def test_a_profiler_of_the_user_gets_no_way_barred(mlp, tmp_path):
 
 def test_what_is_freed_is_gone(convolutional, tmp_path, monkeypatch):
     seen = []
-    resolve = Executor._resolve
+    resolve = Interpreter._resolve
 
     def watched(self, plan):
         for planned, run in zip(plan.steps, resolve(self, plan), strict=True):
@@ -110,7 +110,7 @@ def test_what_is_freed_is_gone(convolutional, tmp_path, monkeypatch):
         if reference is not None:
             seen.append(reference() is None)
 
-    monkeypatch.setattr(Executor, "_resolve", watched)
+    monkeypatch.setattr(Interpreter, "_resolve", watched)
     convolutional.by_plan(page_all(convolutional.problem()), tmp_path)
     assert len(seen) > 100
     assert all(seen)
@@ -124,7 +124,7 @@ def test_between_steps_the_store_holds_what_lives_there(convolutional, seed, tmp
     size = [t.size_bytes for t in twin.traced.graph.tensors]
     with (
         store_at(tmp_path, block_bytes=512) as store,
-        Executor(twin.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(twin.traced, problem, plan, store, module, optimizer) as step,
     ):
         for x, y in twin.batches:
             step(x, y)
@@ -138,7 +138,7 @@ def test_a_page_that_a_plan_leaves_behind_goes_with_the_step(mlp, tmp_path):
     module, optimizer = mlp.fresh()
     with (
         store_at(tmp_path) as store,
-        Executor(mlp.traced, problem, plan, store, module, optimizer) as step,
+        Interpreter(mlp.traced, problem, plan, store, module, optimizer) as step,
     ):
         step(*mlp.batches[0])
         assert store.used_bytes == 0

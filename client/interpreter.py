@@ -1,0 +1,227 @@
+"""Run training steps exactly as a plan says, within its RAM budget."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from scheduler import check
+from scheduler.errors import BadInput, BudgetExceeded, FedpoetError, InvalidPlan
+from scheduler.plan import Compute, Free, PageIn, PageOut, Plan
+from scheduler.problem import Problem
+
+from .allocator import AllocatorTrace, known_blocks, profiler_is_running
+from .memory import Memory
+from .optimizer import same_strides
+from .ownership import Ownership
+from .page_store import PageStore
+from .program import Traced, Update
+from .update import run_update
+
+# Steps whose memory is measured; the first one runs before the optimizer's state exists.
+MEASURED_STEPS = 2
+
+
+class Interpreter:
+    """Trains a module by a plan; a context manager that is called once per step.
+
+    While open it owns the memory of the module's parameters and buffers and of the optimizer's
+    state; what is paged out is empty in the module. On exit module and optimizer hold the final
+    values. A step gives bit for bit what zero_grad, forward, backward and optimizer.step() give,
+    except that it leaves the parameters' .grad alone.
+
+    The budget is a hard limit on the bytes of all tensors: before an operator runs, what is resident
+    plus its outputs and workspace must fit. A step that raises leaves module, optimizer and torch's
+    generator as they were before it.
+
+    `measured_peak_bytes` is the most that torch's allocator really held in a step so far: in the
+    first two (the first creates the optimizer's state), or with `measure_every` in any. It stays 0
+    while a torch profiler of the caller's runs.
+
+    Raises InvalidPlan if the plan breaks a rule, BadInput if the module or the number of torch's
+    threads is not that of the trace.
+    """
+
+    def __init__(
+        self,
+        traced: Traced,
+        problem: Problem,
+        plan: Plan,
+        store: PageStore,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        measure_every: bool = False,
+    ) -> None:
+        if traced.graph.digest != problem.graph.digest:
+            raise InvalidPlan("same-graph", "the problem was made from another trace: plan again")
+        check(plan, problem)
+        if (threads := torch.get_num_threads()) != traced.program.threads:
+            raise BadInput(
+                f"torch uses {threads} threads, memory was measured with {traced.program.threads}: "
+                f"call torch.set_num_threads({traced.program.threads}) or prepare the step again"
+            )
+        self._graph, self._program = traced.graph, traced.program
+        self._memory = Memory(
+            traced.graph, frozenset(plan.paged_at_start), store, problem.budget.ram_bytes
+        )
+        self._ownership = Ownership(traced, self._memory, module, optimizer)
+        self._instructions = tuple(self._resolve(plan))
+        self._measure_every = measure_every
+        self._is_open = self._usable = False
+        self._steps = 0
+        self.measured_peak_bytes = 0
+
+    def __enter__(self) -> Self:
+        if self._is_open:
+            raise FedpoetError("the interpreter is open already; enter it once")
+        self._ownership.take()
+        self._is_open = True
+        self._usable = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._usable = self._is_open = False
+        self._ownership.give_back()
+
+    @property
+    def undo_written_bytes(self) -> int:
+        """Bytes written to the page store so far, beyond the plan, so that a step can be undone."""
+        return self._memory.undo_written_bytes
+
+    def __call__(self, x: Tensor, y: Tensor) -> float:
+        """One training step on a batch of the traced shapes; returns the loss.
+
+        The batch is copied into memory that the plan may free or page; the caller's tensors are the
+        data's source and do not count. Raises BadInput, BudgetExceeded or PageStoreError.
+        """
+        if not self._usable:
+            raise FedpoetError("the interpreter is closed, or a failed step could not be undone")
+        self._require_like_traced(x, y)
+        self._ownership.begin_step()
+        generator_state = _generator_bytes() if self._program.random else None
+        try:
+            loss = self._measured(x, y)
+        except BaseException as error:
+            self._usable = False
+            # The failed operator's frames would hold its tensors while the old ones come back.
+            traceback.clear_frames(error.__traceback__)
+            with known_blocks():
+                self._memory.roll_back()
+            self._ownership.undo_step()
+            if generator_state is not None:
+                torch.set_rng_state(torch.frombuffer(generator_state, dtype=torch.uint8))
+            self._usable = True
+            raise
+        self._memory.commit()
+        self._steps += 1
+        return loss
+
+    def _measured(self, x: Tensor, y: Tensor) -> float:
+        wanted = self._measure_every or self._steps < MEASURED_STEPS
+        if not wanted or profiler_is_running():
+            return self._run(x, y)
+        start_bytes = self._memory.resident_bytes
+        with AllocatorTrace() as trace:
+            loss = self._run(x, y)
+        peak = start_bytes + trace.usage.peak_bytes
+        self.measured_peak_bytes = max(self.measured_peak_bytes, peak)
+        self._memory.require_peak(peak)
+        return loss
+
+    def _run(self, x: Tensor, y: Tensor) -> float:
+        program, memory = self._program, self._memory
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            for k, tensor in ((program.x, x), (program.y, y)):
+                layout = program.layouts[k]
+                memory.require_room(layout.storage_bytes, "the batch")
+                memory.hold(k, layout.new().copy_(tensor))
+            for instruction in self._instructions:
+                instruction()
+            (loss,) = program.loss_of(memory[program.loss])
+            return float(loss.item())
+
+    def _require_like_traced(self, x: Tensor, y: Tensor) -> None:
+        for name, k, got in (("x", self._program.x, x), ("y", self._program.y, y)):
+            want = self._program.layouts[k]
+            if getattr(got, "layout", None) is not torch.strided:
+                raise BadInput(f"{name} must be a dense tensor, not {type(got).__name__}")
+            if (tuple(got.shape), got.dtype) != (want.shape, want.dtype):
+                raise BadInput(
+                    f"{name} has shape {tuple(got.shape)} and {got.dtype}, the plan was made for "
+                    f"{want.shape} and {want.dtype}: give batches of that shape or plan again"
+                )
+            if not same_strides(got, want.stride):
+                raise BadInput(
+                    f"{name} has strides {got.stride()}, traced were {want.stride}, and kernels round "
+                    "otherwise: lay every batch out alike, e.g. with contiguous()"
+                )
+
+    def _resolve(self, plan: Plan) -> Iterator[Callable[[], None]]:
+        """The plan's steps as functions; what a step needs to know is looked up once, here."""
+        last_page_in = {s.tensor: n for n, s in enumerate(plan.steps) if isinstance(s, PageIn)}
+        done: set[int] = set()
+        for position, step in enumerate(plan.steps):
+            match step:
+                case Compute(operator):
+                    yield self._compute(operator, position, first=operator not in done)
+                    done.add(operator)
+                case Free(tensor):
+                    yield partial(self._memory.release, tensor)
+                case PageOut(tensor):
+                    yield partial(self._memory.page_out, tensor)
+                case PageIn(tensor):
+                    lasting = tensor in plan.paged_at_start or last_page_in[tensor] != position
+                    yield partial(self._page_in, tensor, f"step {position}", lasting)
+
+    def _page_in(self, tensor: int, where: str, lasting: bool) -> None:
+        item = self._graph.tensors[tensor]
+        self._memory.require_room(item.size_bytes, f"{where} (page in {item.name})")
+        self._memory.page_in(tensor)
+        if not lasting:
+            self._memory.drop_page(tensor)
+
+    def _compute(self, operator: int, position: int, *, first: bool) -> Callable[[], None]:
+        op, memory = self._graph.operators[operator], self._memory
+        body, optimizers = self._program.bodies[operator], self._ownership.optimizers
+        sizes = [self._graph.tensors[k].size_bytes for k in op.outputs]
+        extra_bytes = sum(sizes) + op.workspace_bytes
+        where = f"step {position} ({op.name})"
+
+        def run() -> None:
+            memory.require_room(extra_bytes, where)
+            if first:
+                for k in op.mutates:
+                    memory.protect(k)
+            if isinstance(body, Update):
+                after = run_update(body, memory, optimizers)
+                for k, tensor in after.items():
+                    self._require_size(k, self._graph.tensors[k].size_bytes, tensor, where)
+                    memory.hold(k, tensor)
+                return
+            function = body.first if first else body.again
+            with torch.set_grad_enabled(body.grad_mode):
+                outputs = function(*[memory[k] for k in op.inputs])
+            for k, size, tensor in zip(op.outputs, sizes, outputs, strict=True):
+                self._require_size(k, size, tensor, where)
+                memory.hold(k, tensor)
+
+        return run
+
+    def _require_size(self, k: int, size: int, tensor: Tensor, where: str) -> None:
+        got = tensor.untyped_storage().nbytes()
+        if got != size:
+            raise BudgetExceeded(
+                f"{where}: {self._graph.tensors[k].name} takes {got} bytes, the plan counts on "
+                f"{size}: trace, measure and plan again"
+            )
+
+
+def _generator_bytes() -> bytearray:
+    """The state of torch's generator, in memory that torch does not count."""
+    return bytearray(torch.get_rng_state().numpy().tobytes())

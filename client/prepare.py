@@ -1,0 +1,172 @@
+"""Trace and measure a training step, and plan it for a device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from scheduler import (
+    Budget,
+    DeviceProfile,
+    Plan,
+    PlanCache,
+    Problem,
+    Solution,
+    Status,
+    cached_solve,
+    check,
+    cost_table,
+    replay,
+)
+from scheduler.problem import Cost
+
+from .capture import Batch, Loss
+from .grouping import MAX_OPERATORS
+from .measure import with_workspace
+from .memory import undo_bytes
+from .program import Traced
+from .trace import trace
+from .workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posed:
+    """A traced and measured training step, and the planning problem it poses on a device."""
+
+    traced: Traced
+    problem: Problem
+    device: DeviceProfile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Posed):
+    """A training step with its plan; it fits every module of the traced shapes."""
+
+    solution: Solution
+
+
+def pose(
+    workload: Workload,
+    device: DeviceProfile,
+    *,
+    partition: int = 0,
+    ram_bytes: int | None = None,
+    deadline_factor: float | None = None,
+) -> Posed:
+    """The problem of training a workload on a device; torch's generator stays as it is."""
+    examples = workload.training_examples(partition)
+    batch = (examples.x[: workload.batch_size], examples.y[: workload.batch_size])
+    with torch.random.fork_rng(devices=[]):
+        module = workload.model()
+        module.train()
+        return pose_step(
+            module,
+            workload.loss,
+            workload.optimizer(module.parameters()),
+            batch,
+            device=device,
+            ram_bytes=ram_bytes,
+            deadline_factor=deadline_factor,
+        )
+
+
+def pose_step(
+    module: nn.Module,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    device: DeviceProfile,
+    ram_bytes: int | None = None,
+    deadline_factor: float | None = None,
+    max_operators: int = MAX_OPERATORS,
+) -> Posed:
+    """Trace, measure and cost one training step.
+
+    `ram_bytes` is the whole step's budget; None takes what the device leaves for training. The
+    deadline is `deadline_factor` times the time of computing everything once. Of the page store, the
+    plan may use what undoing a failed step leaves. `max_operators` is `trace`'s. Raises Untraceable.
+    """
+    traced = trace(module, loss, optimizer, batch, max_operators=max_operators)
+    traced = with_workspace(traced, module, optimizer)
+    budget = Budget(
+        ram_bytes=device.trainable_bytes if ram_bytes is None else ram_bytes,
+        page_store_bytes=max(0, device.page_store_bytes - _store_overhead_bytes(traced, device)),
+    )
+    costs = cost_table(traced.graph, device)
+    problem = Problem(graph=traced.graph, costs=costs, budget=budget)
+    if deadline_factor is not None:
+        time_s = deadline_factor * problem.compute_once.time_s
+        problem = replace(problem, budget=replace(budget, time_s=time_s))
+    return Posed(traced=traced, problem=problem, device=device)
+
+
+def prepare(
+    module: nn.Module,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    device: DeviceProfile,
+    ram_bytes: int | None = None,
+    deadline_factor: float | None = None,
+    time_limit_s: float = 60.0,
+    plan: Plan | None = None,
+    cache: PlanCache | None = None,
+) -> Prepared:
+    """`pose_step`, then solve it, unless `cache` knows its plan; with `plan`, check that one instead.
+
+    Raises Untraceable, Infeasible with the floor, NoPlanInTime or InvalidPlan.
+    """
+    posed = pose_step(
+        module,
+        loss,
+        optimizer,
+        batch,
+        device=device,
+        ram_bytes=ram_bytes,
+        deadline_factor=deadline_factor,
+    )
+    return planned(posed, time_limit_s=time_limit_s, plan=plan, cache=cache)
+
+
+def planned(
+    posed: Posed,
+    *,
+    time_limit_s: float,
+    plan: Plan | None = None,
+    cache: PlanCache | None = None,
+) -> Prepared:
+    """Solve a posed step or look its plan up, or check a plan that is known. Raises what `prepare` raises."""
+    if plan is None:
+        solution = cached_solve(posed.problem, cache, time_limit_s=time_limit_s)
+    else:
+        solution = _known(plan, posed.problem)
+    return Prepared(
+        traced=posed.traced, problem=posed.problem, device=posed.device, solution=solution
+    )
+
+
+def _store_overhead_bytes(traced: Traced, device: DeviceProfile) -> int:
+    """What the page store takes beyond a plan's bytes: the way back, and blocks that are not full."""
+    block = device.page_block_bytes
+    return undo_bytes(traced.graph, block) + block * len(traced.graph.tensors)
+
+
+def _known(plan: Plan, problem: Problem) -> Solution:
+    """A plan from before, checked; what is known of the optimum is that computing once costs less."""
+    check(plan, problem)
+    used = replay(plan, problem)
+    bound_j = min(problem.compute_once.energy_j, used.energy_j)
+    gap = (used.energy_j - bound_j) / used.energy_j if used.energy_j else 0.0
+    return Solution(
+        status=Status.FEASIBLE,
+        plan=plan,
+        cost=Cost(time_s=used.time_s, energy_j=used.energy_j),
+        lower_bound_j=bound_j,
+        gap=gap,
+        wall_s=0.0,
+        backend="known plan",
+    )
