@@ -139,11 +139,17 @@ class Graph:
         It must be recomputable, older than the stage, and none of its inputs may have been changed
         by another operator since it first ran.
         """
-        op = self.operators[operator]
-        return (
-            op.recomputable
-            and operator < stage
-            and not any(operator < m < stage for k in op.inputs for m in self.mutators[k])
+        return operator < stage <= self.rerunnable_until[operator]
+
+    @cached_property
+    def rerunnable_until(self) -> tuple[int, ...]:
+        """The last stage before which each operator may run again; -1 where it must not run twice."""
+        end = len(self.operators)
+        return tuple(
+            min((m for k in op.inputs for m in self.mutators[k] if m > op.id), default=end)
+            if op.recomputable
+            else -1
+            for op in self.operators
         )
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from collections.abc import Iterable
+
+import numpy as np
 
 from .graph import Graph
 from .liveness import with_frees
@@ -33,8 +37,7 @@ def greedy(
     try:
         walk.start()
         for op in problem.graph.operators:
-            walk.stage = op.id
-            walk.run(op.id, frozenset())
+            walk.run_first(op.id)
         walk.finish()
     except _OutOfOptions:
         return None
@@ -53,48 +56,70 @@ class _OutOfOptions(Exception):
 
 
 class _Walk:
-    """RAM and page store after the steps so far. Frees are left to `with_frees`."""
+    """RAM and page store after the steps so far. Frees are left to `with_frees`.
+
+    The arrays say of every tensor what its price is made of: `page_j` is infinite where paging is no way
+    back, `rerun_j` is the operator that computes it alone, usable until stage `rerun_until`.
+    """
 
     def __init__(
         self, problem: Problem, paged_at_start: tuple[int, ...], longest_chain: int
     ) -> None:
-        self.longest_chain = longest_chain
-        self.graph: Graph = problem.graph
-        self.costs = problem.costs
+        graph, costs, tensors = problem.graph, problem.costs, problem.graph.tensors
+        self.graph: Graph = graph
         self.budget = problem.budget.ram_bytes
-        self.size = [t.size_bytes for t in self.graph.tensors]
+        self.longest_chain = longest_chain
+        self.size = [t.size_bytes for t in tensors]
         self.paged = frozenset(paged_at_start)
-        self.resident = resident_at_start(self.graph, paged_at_start)
         self.stored = set(paged_at_start)
+        self.resident = resident_at_start(graph, paged_at_start)
+        self.held = sum(self.size[k] for k in self.resident)
+        self.arrived = list(self.resident)
+        self.wanted_at_end = resident_at_end(graph, ())
         self.steps: list[Step] = []
         self.stage = 0
+        self.operator_j = [costs.total_j(c) for c in costs.operators]
+        self.in_j = [
+            costs.total_j(c) if t.pageable else math.inf
+            for t, c in zip(tensors, costs.page_in, strict=True)
+        ]
+        self.there_and_back_j = [
+            costs.total_j(there) + back
+            for there, back in zip(costs.page_out, self.in_j, strict=True)
+        ]
+        makers = [graph.producer.get(k) for k in range(len(tensors))]
+        self.sizes = np.array(self.size, dtype=np.float64)
+        self.page_j = np.array(
+            [
+                self.in_j[k] if k in self.stored else self.there_and_back_j[k]
+                for k in range(len(tensors))
+            ]
+        )
+        self.rerun_j = np.array([math.inf if m is None else self.operator_j[m] for m in makers])
+        self.rerun_until = np.array(
+            [-1 if m is None else graph.rerunnable_until[m] for m in makers]
+        )
+        self.next_use = np.array([self._use_from(k, 0) for k in range(len(tensors))])
 
     def start(self) -> None:
         """What is resident when the step begins has to fit by itself."""
-        if self._held() > self.budget:
+        if self.held > self.budget:
             raise _OutOfOptions
 
-    def run(self, operator: int, pinned: frozenset[int]) -> None:
-        """Compute an operator, bringing back its inputs first; `pinned` must stay in RAM."""
+    def run_first(self, operator: int) -> None:
+        """The next operator in graph order, and the write-back of what it changed in place."""
         op = self.graph.operators[operator]
-        pinned |= {*op.inputs}
-        # What it computes anew is given up first: the law asks for that.
-        self.resident.difference_update(op.outputs)
-        for k in sorted(op.inputs, key=self._computed_by):
-            if k not in self.resident:
-                self._bring(k, pinned)
-        self.resident.difference_update(op.outputs)
-        own = op.workspace_bytes + sum(self.size[k] for k in op.outputs)
-        self._make_room(own, pinned)
-        self._add(Compute(operator))
-        self.resident.update(op.outputs)
-        if operator == self.stage:
-            self.stored.difference_update(op.mutates)
-            for k in op.mutates:
-                if k in self.paged:
-                    self._add(PageOut(k))
-                    self.stored.add(k)
-            self._drop_dead()
+        self.stage = operator
+        self._run(operator, frozenset())
+        for k in op.mutates:
+            if k in self.paged:
+                self._page_out(k)
+            else:
+                self._forget_copy(k)
+        for k in op.inputs:
+            self.next_use[k] = self._use_from(k, operator + 1)
+        self._drop_dead({*op.inputs, *self.arrived})
+        self.arrived.clear()
 
     def finish(self) -> None:
         """Bring back what has to be resident when the step ends."""
@@ -103,8 +128,41 @@ class _Walk:
         for k in sorted(wanted - self.resident):
             self._bring(k, frozenset(wanted))
 
-    def _held(self) -> int:
-        return sum(self.size[k] for k in self.resident)
+    def _run(self, operator: int, pinned: frozenset[int]) -> None:
+        """Compute an operator, bringing back its inputs first; `pinned` must stay in RAM."""
+        op = self.graph.operators[operator]
+        pinned |= {*op.inputs}
+        # What it computes anew is given up first: the law asks for that.
+        self._leave(op.outputs)
+        for k in sorted(op.inputs, key=self._computed_by):
+            if k not in self.resident:
+                self._bring(k, pinned)
+        self._leave(op.outputs)
+        own = op.workspace_bytes + sum(self.size[k] for k in op.outputs)
+        self._make_room(own, pinned)
+        self._add(Compute(operator))
+        self._arrive(op.outputs)
+
+    def _arrive(self, tensors: Iterable[int]) -> None:
+        for k in tensors:
+            self.resident.add(k)
+            self.held += self.size[k]
+            self.arrived.append(k)
+
+    def _leave(self, tensors: Iterable[int]) -> None:
+        for k in tensors:
+            if k in self.resident:
+                self.resident.remove(k)
+                self.held -= self.size[k]
+
+    def _page_out(self, k: int) -> None:
+        self._add(PageOut(k))
+        self.stored.add(k)
+        self.page_j[k] = self.in_j[k]
+
+    def _forget_copy(self, k: int) -> None:
+        self.stored.discard(k)
+        self.page_j[k] = self.there_and_back_j[k]
 
     def _computed_by(self, k: int) -> int:
         return self.graph.producer.get(k, -1)
@@ -113,72 +171,72 @@ class _Walk:
         if k in self.stored:
             self._make_room(self.size[k], pinned)
             self._add(PageIn(k))
-            self.resident.add(k)
+            self._arrive((k,))
         elif k in self.graph.producer and self.graph.can_rerun(self.graph.producer[k], self.stage):
-            self.run(self.graph.producer[k], pinned)
+            self._run(self.graph.producer[k], pinned)
         else:
             raise _OutOfOptions
 
     def _make_room(self, extra_bytes: int, pinned: frozenset[int]) -> None:
-        held = self._held()
-        while held + extra_bytes > self.budget:
-            prices = {k: self._price(k) for k in self.resident - pinned if self.size[k]}
-            victim = min(prices, key=lambda k: (prices[k], k), default=None)
-            if victim is None or math.isinf(prices[victim]):
-                raise _OutOfOptions
-            self._give_up(victim)
-            held -= self.size[victim]
+        while self.held + extra_bytes > self.budget:
+            victim = self._cheapest(self.resident - pinned)
+            if victim not in self.stored and self.page_j[victim] <= self._recompute_j(victim):
+                self._page_out(victim)
+            self._leave((victim,))
 
-    def _price(self, k: int) -> float:
-        """Joules per byte and per operator until the next use; infinite if there is no way back."""
-        way_back = min(self._page_j(k), self._recompute_j(k))
-        distance = self._next_use(k) - self.stage + 1
-        return way_back / (self.size[k] * distance)
+    def _cheapest(self, loose: set[int]) -> int:
+        """The tensor of least joules per byte and per operator until its next use.
 
-    def _page_j(self, k: int) -> float:
-        if not self.graph.tensors[k].pageable:
-            return math.inf
-        there = 0.0 if k in self.stored else self.costs.total_j(self.costs.page_out[k])
-        return there + self.costs.total_j(self.costs.page_in[k])
+        A rerun costs at least its own operator: only where that could be the least, the chain of
+        reruns behind it is looked at.
+        """
+        tensors = np.array(sorted(k for k in loose if self.size[k]), dtype=np.int64)
+        next_use = self.next_use[tensors]
+        alone_j = np.where(next_use <= self.rerun_until[tensors], self.rerun_j[tensors], math.inf)
+        weight = self.sizes[tensors] * (next_use - self.stage + 1)
+        at_least = np.minimum(self.page_j[tensors], alone_j) / weight
+        victim, least = -1, math.inf
+        for n in np.argsort(at_least, kind="stable").tolist():
+            if at_least[n] > least:
+                break
+            k = int(tensors[n])
+            price = min(float(self.page_j[k]), self._recompute_j(k)) / float(weight[n])
+            if (price, k) < (least, victim):
+                victim, least = k, price
+        if math.isinf(least):
+            raise _OutOfOptions
+        return victim
 
     def _recompute_j(self, k: int) -> float:
         """Running its operator again when it is next used, after what that needs is back in RAM."""
-        return self._rerun_j(k, self._next_use(k), self.longest_chain)
+        return self._rerun_j(k, int(self.next_use[k]), self.longest_chain)
 
     def _rerun_j(self, k: int, stage: int, longest: int) -> float:
         operator = self.graph.producer.get(k)
         if operator is None or not longest or not self.graph.can_rerun(operator, stage):
             return math.inf
-        cost_j = self.costs.total_j(self.costs.operators[operator])
+        cost_j = self.operator_j[operator]
         for i in self.graph.operators[operator].inputs:
             if i not in self.resident:
-                stored = self._page_j(i) if i in self.stored else math.inf
+                stored = self.in_j[i] if i in self.stored else math.inf
                 cost_j += min(stored, self._rerun_j(i, stage, longest - 1))
             if math.isinf(cost_j):
                 break
         return cost_j
 
-    def _give_up(self, k: int) -> None:
-        if k not in self.stored and self._page_j(k) <= self._recompute_j(k):
-            self._add(PageOut(k))
-            self.stored.add(k)
-        self.resident.remove(k)
+    def _use_from(self, k: int, stage: int) -> int:
+        """The first operator from `stage` on that reads the tensor; the end of the step if none does."""
+        users = self.graph.users[k]
+        place = bisect_left(users, stage)
+        return users[place] if place < len(users) else len(self.graph.operators)
 
-    def _next_use(self, k: int) -> int:
-        later = (user for user in self.graph.users[k] if user >= self.stage)
-        return next(later, len(self.graph.operators))
-
-    def _drop_dead(self) -> None:
+    def _drop_dead(self, candidates: set[int]) -> None:
         """Forget what no later first run and not the end of the step reads."""
         end = len(self.graph.operators)
-        needed = {*self.graph.results}
-        needed.update(t.id for t in self.graph.tensors if self.graph.is_persistent(t.id))
-        for k in [k for k in self.resident if k not in needed]:
-            if not any(self.stage < user < end for user in self.graph.users[k]):
-                self.resident.remove(k)
-        for k in [k for k in self.resident & self.paged if k in self.stored]:
-            if not any(user > self.stage for user in self.graph.users[k]):
-                self.resident.remove(k)
+        for k in candidates & self.resident:
+            at_end = k in self.wanted_at_end and not (k in self.paged and k in self.stored)
+            if not at_end and self.next_use[k] == end:
+                self._leave((k,))
 
     def _add(self, step: Step) -> None:
         self.steps.append(step)
