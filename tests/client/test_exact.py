@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.outcomes import recording
 from client.program import Computation
 from scheduler import page_all, replay, solve
 from tests.client.models import MODELS, Convolutional, Encoder, Mlp, Residual
 from tests.client.random_plans import random_plan, uses
-from tests.client.twins import Twin, recording, require_same
+from tests.client.twins import Twin, require_same
 
 
 def sgd(parameters):
@@ -125,8 +126,7 @@ def test_gradients_are_those_that_eager_training_gives_the_optimizer(tmp_path):
     twin.by_plan(twin.keep_all(), tmp_path, spare_bytes=10**6)
     assert len(kind.notes) == len(plain) == 3 * len(list(twin.module.parameters()))
     # The order differs: updates run where their gradient is ready.
-    mine = {(g.shape, g.stride(), g.numpy().tobytes()) for g in kind.notes}
-    assert mine == {(g.shape, g.stride(), g.numpy().tobytes()) for g in plain}
+    assert sorted(kind.notes) == sorted(plain)
 
 
 def test_a_wrong_operator_is_noticed(tmp_path):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.outcomes import Outcome, differences, outcome
 from client.interpreter import Interpreter
 from client.measure import with_workspace
 from client.page_store import PageStore
@@ -22,47 +22,6 @@ Batch = tuple[Tensor, Tensor]
 Builder = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 LOSS = nn.functional.cross_entropy
 PLENTY = 10**9
-
-
-def recording(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
-    """The optimizer class, changed to note every gradient that it is given."""
-
-    class Recording(kind):  # type: ignore[valid-type, misc]
-        notes: list[Tensor] = []  # noqa: RUF012
-
-        def step(self, closure: Any = None) -> Any:
-            for group in self.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        self.notes.append(parameter.grad.clone())
-            return super().step(closure)
-
-    return Recording
-
-
-@dataclass
-class Outcome:
-    """Everything a few training steps leave behind."""
-
-    losses: list[float] = field(default_factory=list)
-    gradients: list[Tensor] = field(default_factory=list)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    state: dict[str, Any] = field(default_factory=dict)
-    generator: Tensor = field(default_factory=lambda: torch.empty(0))
-    peaks: list[int] = field(default_factory=list)
-
-
-def outcome(module: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> Outcome:
-    names = {p: n for n, p in module.named_parameters()}
-    state = {
-        f"{names[p]} {key}": value.clone() if isinstance(value, Tensor) else value
-        for p, held in optimizer.state.items()
-        for key, value in held.items()
-    }
-    tensors = {k: v.clone() for k, v in module.state_dict().items()}
-    return Outcome(
-        losses=losses, tensors=tensors, state=state, generator=torch.get_rng_state().clone()
-    )
 
 
 def train_plainly(
@@ -146,10 +105,4 @@ class Twin:
 
 
 def require_same(one: Outcome, other: Outcome) -> None:
-    assert one.losses == other.losses
-    assert torch.equal(one.generator, other.generator)
-    for left, right in ((one.tensors, other.tensors), (one.state, other.state)):
-        assert left.keys() == right.keys()
-        for name, value in left.items():
-            same = torch.equal if isinstance(value, Tensor) else (lambda a, b: a == b)
-            assert same(value, right[name]), name
+    assert list(differences(one, other)) == []
