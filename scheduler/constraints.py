@@ -94,7 +94,11 @@ def page_copies(form: Formulation) -> Iterable[pulp.LpConstraint]:
         for e, page_in in enumerate(form.page_in[k]):
             at_end = e == len(events)
             changes = [m for m in graph.mutators[k] if at_end or m < slots[events[e]].stage]
-            came = [(page_in, 1.0), (form.paged[k][e], 1.0)]
+            came: list[tuple[Term, float]] = [(page_in, 1.0), (form.paged[k][e], 1.0)]
+            if at_end and graph.is_persistent(k):
+                # Where the copy is the tensor's home, nothing comes from it at the end: else half of a
+                # tensor that lives there and half of one that is brought back would share half a copy.
+                came += [(1, 1.0), (form.home[k], -1.0)]
             yield from _row([*came, *_negated(_copy(form, k, len(changes)))], 0.0)
 
 
@@ -117,8 +121,7 @@ def homes(form: Formulation) -> Iterable[pulp.LpConstraint]:
             yield from _row([(form.page_out[k][0], 1.0), (home, -1.0)], 0.0)
         if graph.is_persistent(k):
             yield from _row([(home, 1.0), *_negated(_at_end(form, k))], 0.0)
-            copy = _copy(form, k, len(graph.mutators[k]))
-            yield from _row([(1, 1.0), (home, -1.0), *_negated(copy)], 0.0)
+            yield from _row([*_at_end(form, k), (home, -1.0)], 0.0)
         elif k in graph.results:
             yield from _row([(1, 1.0), *_negated(_at_end(form, k))], 0.0)
 

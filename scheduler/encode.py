@@ -16,7 +16,8 @@ Values = dict[pulp.LpVariable, float]
 def encode(form: Formulation, plan: Plan) -> Values | None:
     """Values for every variable, or None when the plan runs something in a slot that is not offered.
 
-    The plan must be valid and page tensors out as soon as they exist, as every plan made here does.
+    The plan must be valid, page tensors out as soon as they exist and free them after their last use, as
+    every plan made here does.
     """
     walk = _Walk(form, plan)
     for step in plan.steps:
