@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from .check import check
 from .errors import InvalidPlan, UnknownName
 from .graph import Graph
-from .handling import Gap, Way, gaps, step_cost
-from .plan import Compute, Plan
+from .handling import Gap, Way, gaps
+from .plan import Compute, Plan, cost_of
 from .problem import Cost, Problem
 from .replay import Replay, replay
 from .rework import Impossible, Reworked, rework
@@ -97,7 +97,7 @@ def named(name: str, graph: Graph) -> tuple[int, ...]:
 
 
 def _explained(gap: Gap, plan: Plan, used: Replay, problem: Problem) -> GapExplained:
-    costs = [step_cost(plan, problem, position) for position in gap.moves]
+    costs = [cost_of(plan.steps[position], problem.costs) for position in gap.moves]
     others = tuple(
         (way, _alternative(way, gap, plan, problem)) for way in Way if way is not gap.way
     )
@@ -119,7 +119,7 @@ def _span_s(gap: Gap, plan: Plan, used: Replay, problem: Problem) -> float:
     if gap.begin >= 0:
         begin_s = used.frames[gap.begin].time_s if gap.begin < last else used.time_s
     if gap.end < last:
-        end_s = used.frames[gap.end].time_s - step_cost(plan, problem, gap.end).time_s
+        end_s = used.frames[gap.end].time_s - cost_of(plan.steps[gap.end], problem.costs).time_s
     return end_s - begin_s + (used.time_s if gap.begin >= gap.end else 0.0)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from .graph import Graph
-from .plan import Compute, Free, PageIn, PageOut, Plan
-from .problem import Cost, Problem
+from .plan import Compute, Free, PageIn, PageOut, Plan, cost_of
+from .problem import Problem
 
 
 class Way(StrEnum):
@@ -88,7 +88,7 @@ def decisions(plan: Plan, problem: Problem) -> tuple[Decision, ...]:
         of[gap.tensor].append(gap)
 
     def energy_j(gap: Gap) -> float:
-        costs = ((step_cost(plan, problem, p), shared[p]) for p in gap.moves)
+        costs = ((cost_of(plan.steps[p], problem.costs), shared[p]) for p in gap.moves)
         return math.fsum(problem.costs.total_j(cost) / by for cost, by in costs)
 
     return tuple(
@@ -101,20 +101,6 @@ def decisions(plan: Plan, problem: Problem) -> tuple[Decision, ...]:
         )
         for tensor, mine in enumerate(of)
     )
-
-
-def step_cost(plan: Plan, problem: Problem, position: int) -> Cost:
-    """What the step at a position takes by itself."""
-    costs = problem.costs
-    match plan.steps[position]:
-        case Compute(operator):
-            return costs.operators[operator]
-        case PageIn(tensor):
-            return costs.page_in[tensor]
-        case PageOut(tensor):
-            return costs.page_out[tensor]
-        case Free(_):
-            return Cost(time_s=0.0, energy_j=0.0)
 
 
 class _Walk:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from .graph import digest
-from .problem import Budget, Cost
+from .problem import Budget, Cost, CostTable
 
 PLAN_VERSION = 1
 
@@ -41,6 +41,22 @@ class PageIn:
 
 
 Step = Compute | Free | PageOut | PageIn
+
+
+NOTHING = Cost(time_s=0.0, energy_j=0.0)
+
+
+def cost_of(step: Step, costs: CostTable) -> Cost:
+    """What a step takes by itself."""
+    match step:
+        case Compute(operator):
+            return costs.operators[operator]
+        case PageIn(tensor):
+            return costs.page_in[tensor]
+        case PageOut(tensor):
+            return costs.page_out[tensor]
+        case Free():
+            return NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from .graph import Graph
 from .overlap import Effect, Units
-from .plan import Compute, Free, PageIn, PageOut, Plan
-from .problem import CostTable, Problem
+from .plan import Compute, Free, PageIn, PageOut, Plan, cost_of
+from .problem import Problem
 from .replay import effects, replay
 
 # How early a page-in starts and how late a Free comes, in multiples of the time that the transfers
@@ -53,6 +53,18 @@ def prefetch(plan: Plan, problem: Problem) -> Plan:
     return replace(plan, steps=tuple(plan.steps[n] for n in best))
 
 
+def least_j(plan: Plan, problem: Problem) -> float:
+    """Joules below which no order of the plan's steps comes: the busiest unit never pauses."""
+    costs = problem.costs
+    time_s, energy_j = dict.fromkeys((Compute, PageIn, PageOut, Free), 0.0), 0.0
+    for step in plan.steps:
+        cost = cost_of(step, costs)
+        time_s[type(step)] += cost.time_s
+        energy_j += cost.energy_j
+    together_s = max(time_s.values()) if costs.overlap else sum(time_s.values())
+    return energy_j + costs.idle_w * together_s
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Given:
     """The given plan and what its moves depend on, step by step.
@@ -82,7 +94,7 @@ class _Given:
             else (s.tensor,)
             for s in steps
         ]
-        time_s = tuple(_times_s(plan, problem.costs))
+        time_s = tuple(cost_of(s, problem.costs).time_s for s in steps)
         units = (
             sum(t for s, t in zip(steps, time_s, strict=True) if isinstance(s, kind))
             for kind in (Compute, PageIn, PageOut)
@@ -222,19 +234,6 @@ def _tensor(plan: Plan, n: int) -> int:
     if isinstance(step, Compute):
         raise TypeError(f"step {n} is a Compute; only transfers and Frees have a tensor")
     return step.tensor
-
-
-def _times_s(plan: Plan, costs: CostTable) -> Iterator[float]:
-    for step in plan.steps:
-        match step:
-            case Compute(operator):
-                yield costs.operators[operator].time_s
-            case PageIn(k):
-                yield costs.page_in[k].time_s
-            case PageOut(k):
-                yield costs.page_out[k].time_s
-            case Free():
-                yield 0.0
 
 
 def _ram_bytes(plan: Plan, problem: Problem) -> NDArray[np.int64]:

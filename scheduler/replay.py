@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .graph import Graph
 from .overlap import Effect, Units
-from .plan import Compute, Free, PageIn, PageOut, Plan, Step
+from .plan import Compute, Free, PageIn, PageOut, Plan, Step, cost_of
 from .problem import Cost, CostTable, Problem
 
 
@@ -64,7 +64,7 @@ def replay(plan: Plan, problem: Problem) -> Replay:
     frames: list[Frame] = []
     for position, step in enumerate(plan.steps):
         ram_bytes, effect = walk.take(position, step)
-        time_s = clock.take(step, _cost(costs, step), effect)
+        time_s = clock.take(step, cost_of(step, costs), effect)
         frames.append(
             Frame(
                 step=step,
@@ -160,10 +160,9 @@ class _OneByOne:
         self.costs = costs
         self.time_s = self.energy_j = 0.0
 
-    def take(self, _step: Step, cost: Cost | None, _effect: Effect) -> float:
-        if cost is not None:
-            self.time_s += cost.time_s
-            self.energy_j += self.costs.total_j(cost)
+    def take(self, _step: Step, cost: Cost, _effect: Effect) -> float:
+        self.time_s += cost.time_s
+        self.energy_j += self.costs.total_j(cost)
         return self.time_s
 
 
@@ -179,20 +178,8 @@ class _Beside:
     def energy_j(self) -> float:
         return self.active_j + self.idle_w * self.time_s
 
-    def take(self, step: Step, cost: Cost | None, effect: Effect) -> float:
-        ends_s = self.units.take(step, cost.time_s if cost else 0.0, effect)
-        self.active_j += cost.energy_j if cost else 0.0
+    def take(self, step: Step, cost: Cost, effect: Effect) -> float:
+        ends_s = self.units.take(step, cost.time_s, effect)
+        self.active_j += cost.energy_j
         self.time_s = max(self.time_s, ends_s)
         return ends_s
-
-
-def _cost(costs: CostTable, step: Step) -> Cost | None:
-    match step:
-        case Compute(operator):
-            return costs.operators[operator]
-        case PageIn(tensor):
-            return costs.page_in[tensor]
-        case PageOut(tensor):
-            return costs.page_out[tensor]
-        case Free():
-            return None

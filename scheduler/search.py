@@ -18,7 +18,7 @@ from .floor import floor
 from .formulation import formulate
 from .moments import moment_bound_j
 from .plan import PageIn, PageOut, Plan
-from .prefetch import prefetch
+from .prefetch import least_j, prefetch
 from .problem import Problem
 from .reductions.bundle import Bundle
 from .reductions.restrict import WithoutPaging
@@ -59,8 +59,10 @@ ALONE = WAYS_TO_HIDE[-1:]
 CLOSE = 1e-3
 # Reruns that the relaxation uses at least this much are offered too.
 LEAST_USE = 0.1
-# No program is made with more terms than this in its rows of RAM.
+# No program is made with more terms than this in its rows of RAM; a first one, where no plan is known, may
+# have more.
 MOST_TERMS = 4_000_000
+UNPLANNED_TERMS = 16_000_000
 # About how long it takes to make such a program and to relax it: none is begun that cannot be ended.
 TERM_S = 3e-6
 LEAST_ROUND_S = 1.0
@@ -91,6 +93,8 @@ class Incumbent:
         own = self.invert(plan) if is_reduced else plan
         try:
             check(own, _patient(self.problem))
+            if least_j(own, self.problem) >= self.energy_j:
+                return False
             own = prefetch(own, self.problem)
             check(own, self.problem)
         except InvalidPlan:
@@ -166,12 +170,15 @@ class Search:
         original, reduced = self.incumbent.problem, self.incumbent.reduced
         way, _ = ways_to_hide(reduced)[0].apply(reduced)
         if self.incumbent.plan is None:
-            self._solve(ALONE[0].apply(reduced)[0], _near(reduced, ROUNDS[0]), FIRST_SHARE)
+            near = _near(reduced, ROUNDS[0])
+            if self._has_time_for(reduced, near, UNPLANNED_TERMS):
+                self._solve(ALONE[0].apply(reduced)[0], near, FIRST_SHARE)
         used = self._relax(Bundle(proportional=True))
         if not self._done():
             self._solve_unpaged(reduced, NARROW_SHARE)
         small = _near(reduced, SMALL)
-        if len(small) <= SMALL_RERUNS * len(reduced.graph.operators) and not self._done():
+        few = len(small) <= SMALL_RERUNS * len(reduced.graph.operators)
+        if few and not self._done() and self._has_time_for(way, small):
             self._solve(way, small, SMALL_SHARE)
         for reach in ROUNDS:
             yield reduced, used | _near(reduced, reach)
@@ -198,9 +205,11 @@ class Search:
         if outcome.verdict in (Verdict.OPTIMAL, Verdict.FEASIBLE):
             self.incumbent.offer(decode(form))
 
-    def _has_time_for(self, problem: Problem, reruns: frozenset[Slot]) -> bool:
+    def _has_time_for(
+        self, problem: Problem, reruns: frozenset[Slot], most_terms: int = MOST_TERMS
+    ) -> bool:
         terms = _terms(problem, reruns)
-        return terms <= MOST_TERMS and terms * TERM_S <= self._left_s()
+        return terms <= most_terms and terms * TERM_S <= self._left_s()
 
     def _done(self) -> bool:
         return (
@@ -247,6 +256,8 @@ class Search:
         start = self.incumbent.start_for(problem)
         pages = start is not None and any(isinstance(s, PageIn | PageOut) for s in start.steps)
         reruns = _near(problem, ROUNDS[0])
+        if not self._has_time_for(problem, reruns):
+            return
         limit_s = self._left_s() * time_share
         _, plan = self._from_start(narrow, reruns, None if pages else start, limit_s)
         if plan is not None:

@@ -109,11 +109,11 @@ def _require_floor(problem: Problem) -> None:
 def _known_plans(problem: Problem) -> Iterable[Plan]:
     """Plans that need no program, those that come soon first."""
     yield keep_all(problem)
+    yield from _if_any(greedy(problem))
     yield page_all(problem)
     if len(problem.graph.operators) <= MOST_OPERATORS:
         for baseline in (capuchin, pofo):
             yield from _if_any(baseline(problem))
-    yield from _if_any(greedy(problem))
     aims = [way.apply(problem)[0] for way in ways_to_hide(problem)]
     if problem.budget.time_s is not None:
         aims.append(_hurried(problem))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..graph import Graph, Phase
-from ..handling import Decision, step_cost
-from ..plan import Compute, Free, PageIn, PageOut, Plan, Step
+from ..handling import Decision
+from ..plan import Compute, Free, PageIn, PageOut, Plan, Step, cost_of
 from ..problem import Problem
 from ..replay import Replay, replay, resident_at_start
 
@@ -66,9 +66,9 @@ def schedule(plan: Plan, problem: Problem) -> Schedule:
     """Follow a plan with a clock; a tensor that ends up in the store only is shown as stored."""
     walk = _Walk(plan, problem)
     used = replay(plan, problem)
-    for position, frame in enumerate(used.frames):
+    for frame in used.frames:
         end_s = frame.time_s
-        walk.take(frame.step, max(0.0, end_s - step_cost(plan, problem, position).time_s), end_s)
+        walk.take(frame.step, max(0.0, end_s - cost_of(frame.step, problem.costs).time_s), end_s)
     walk.end(used.time_s)
     return Schedule(rows=walk.rows, runs=walk.runs, moves=walk.moves, end_s=used.time_s)
 
