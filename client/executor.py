@@ -1,7 +1,291 @@
-"""The executor as a library of its own: plan a training step once, then run it many times."""
+"""The executor as a library of its own: plan the step of a training loop, then call it.
+
+    step = plan_step(model, loss, optimizer, batch, ram="1GiB")
+    for batch in loader:
+        loss_value = step(batch)
+    step.close()
+
+docs/executor.md says what it promises.
+"""
 
 from __future__ import annotations
 
-from .interpreter import Interpreter
+import contextlib
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
-__all__ = ["Interpreter"]
+import torch
+from torch import Tensor, nn
+
+from scheduler import DeviceProfile, PlanCache, Solution, load_device, replay
+from scheduler.errors import BadInput, Infeasible
+from scheduler.units import parse_bytes
+
+from .capture import Batch, Loss
+from .interpreter import Interpreter
+from .page_store import PageStore
+from .prepare import Prepared, prepare
+
+__all__ = ["Interpreter", "PlannedStep", "plan_step"]
+
+# Whose time and energy a plan is made for where nobody says: a small computer with a memory card.
+DEFAULT_DEVICE = "raspberry-pi-4b"
+
+
+def plan_step(
+    model: nn.Module,
+    loss: Loss,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    *,
+    ram: str | int,
+    device: DeviceProfile | str = DEFAULT_DEVICE,
+    deadline_factor: float | None = None,
+    time_limit_s: float = 60.0,
+    folder: Path | str | None = None,
+    cache: PlanCache | None = None,
+) -> PlannedStep:
+    """Plan one training step of a model within `ram`; call what is returned once per batch.
+
+    `loss` takes the model's output and y and returns a 0-d tensor. `batch` is (x, y), two tensors, of
+    which only shapes and types matter. `ram` is in bytes or text such as "1GiB", and includes
+    parameters, gradients, optimizer state, buffers and the batch. `device` is a profile or its name;
+    it decides which of the fitting plans is best (its time and energy), and how large the page store
+    may get, never a result. A deadline is `deadline_factor` times computing everything once on it.
+    `time_limit_s` is what planning may take. The page store lies in `folder`, by default the system's
+    folder for temporary files: name one on a disk where that is RAM. With `cache`, plans found before
+    are looked up.
+
+    Raises Untraceable, which names the module and the line; Infeasible with the floor; NoPlanInTime;
+    BadInput.
+    """
+    ram_bytes = parse_bytes(ram) if isinstance(ram, str) else ram
+    planner = partial(
+        prepare,
+        model,
+        loss,
+        optimizer,
+        device=load_device(device) if isinstance(device, str) else device,
+        ram_bytes=ram_bytes,
+        deadline_factor=deadline_factor,
+        time_limit_s=time_limit_s,
+        cache=cache,
+    )
+    step = PlannedStep(model, optimizer, planner, None if folder is None else Path(folder))
+    step.plan(batch)
+    return step
+
+
+class PlannedStep:
+    """A planned training step: call it with a batch (x, y), get the loss; `plan_step` makes it.
+
+    A call gives bit for bit what optimizer.zero_grad(), loss(model(x), y).backward() and
+    optimizer.step() give, except that it leaves the parameters' .grad alone. A batch of another shape
+    or type is planned at first sight, within the same RAM.
+
+    Between calls the step owns the memory of model and optimizer: what is paged out is empty in the
+    model. `close()` gives everything back, and so do running the model, and saving or loading it or
+    the optimizer, by themselves; the next call takes it over again. Whoever reads parameters in
+    another way closes first. As a context manager it closes at the end.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        planner: Callable[[Batch], Prepared],
+        folder: Path | None,
+    ) -> None:
+        self._model, self._optimizer = model, optimizer
+        self._planner, self._folder = planner, folder
+        self._prepared: dict[object, Prepared] = {}
+        self._newest: Prepared | None = None
+        self._session: _Session | None = None
+        self._finalizer: weakref.finalize[[], PlannedStep] | None = None
+        self._peak_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, batch: Batch) -> float:
+        """Train on one batch; returns the loss. A call that raises changes nothing.
+
+        Raises what `plan_step` raises for a batch of a new shape, BadInput, BudgetExceeded or
+        PageStoreError.
+        """
+        if torch.is_autocast_enabled("cpu"):
+            raise BadInput(
+                "the step is called under torch.autocast; put that into the model's forward"
+            )
+        x, y = _pair(batch)
+        prepared = self._planned((x, y))
+        if self._session is None or not self._session.runs(prepared):
+            self.close()
+            self._session = _Session(prepared, self._model, self._optimizer, self._folder)
+            # Who forgets to close finds everything in model and optimizer once the step is gone.
+            self._finalizer = weakref.finalize(self, self._session.close)
+            self._finalizer.atexit = False
+        loss = self._session.interpreter(x, y)
+        # Schedulers of the learning rate look here to warn of steps in the wrong order.
+        self._optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001
+        return loss
+
+    def plan(self, batch: Batch) -> Solution:
+        """Plan for batches of this shape and type now, rather than at the first call with one.
+
+        Raises what `plan_step` raises.
+        """
+        return self._planned(_pair(batch)).solution
+
+    def close(self) -> None:
+        """Give the memory back to model and optimizer, which then are complete; a call reopens.
+
+        Raises DamagedPage if a page is not what was written.
+        """
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+            self._peak_bytes = max(self._peak_bytes, session.interpreter.measured_peak_bytes)
+
+    @property
+    def solution(self) -> Solution:
+        """The newest batch's plan, its cost and how good it is proven to be."""
+        return self._current.solution
+
+    @property
+    def predicted_peak_bytes(self) -> int:
+        """RAM that the newest batch's plan takes at most; never more than the budget."""
+        return replay(self._current.solution.plan, self._current.problem).peak_bytes
+
+    @property
+    def measured_peak_bytes(self) -> int:
+        """The most that torch's allocator really held in a step, of those that were measured.
+
+        The first two after opening are. 0 before the first, or while a torch profiler runs.
+        """
+        now = 0 if self._session is None else self._session.interpreter.measured_peak_bytes
+        return max(self._peak_bytes, now)
+
+    @property
+    def _current(self) -> Prepared:
+        assert self._newest is not None  # noqa: S101
+        return self._newest
+
+    def _planned(self, batch: Batch) -> Prepared:
+        key = tuple(map(_key, batch))
+        if key not in self._prepared:
+            self.close()
+            try:
+                self._prepared[key] = self._planner(batch)
+            except Infeasible as error:
+                x, y = (f"{tuple(t.shape)} {t.dtype}" for t in batch)
+                raise Infeasible(
+                    f"{error} (for a batch of x {x}, y {y})",
+                    floor_bytes=error.floor_bytes,
+                    operator=error.operator,
+                    least_time_s=error.least_time_s,
+                ) from error
+        self._newest = self._prepared[key]
+        return self._newest
+
+
+class _Session:
+    """An open interpreter with its page store; gives back when somebody else needs the model."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        folder: Path | None,
+    ) -> None:
+        self._prepared, self._optimizer = prepared, optimizer
+        device = prepared.device
+        with contextlib.ExitStack() as stack:
+            own = stack.enter_context(TemporaryDirectory(prefix="fedpoet-", dir=folder))
+            store = PageStore(
+                Path(own) / "pages",
+                capacity_bytes=device.page_store_bytes,
+                block_bytes=device.page_block_bytes,
+            )
+            self.interpreter = Interpreter(
+                prepared.traced,
+                prepared.problem,
+                prepared.solution.plan,
+                stack.enter_context(store),
+                model,
+                optimizer,
+            )
+            stack.enter_context(self.interpreter)
+            self._opened: contextlib.ExitStack | None = stack.pop_all()
+        self._hooks = _hooked(model, optimizer, self._give_back)
+
+    def runs(self, prepared: Prepared) -> bool:
+        """Whether this is open for that plan."""
+        return self._opened is not None and self._prepared is prepared
+
+    def close(self) -> None:
+        """Give the memory back, for good."""
+        for hook in self._hooks:
+            hook.remove()
+        self._give_back()
+
+    def _give_back(self, *_: object) -> None:
+        # Called from hooks, whose list must not change while torch goes through it.
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+            _order_state(self._optimizer)
+
+
+def _hooked(
+    model: nn.Module, optimizer: torch.optim.Optimizer, before: Callable[..., None]
+) -> list[Any]:
+    """Let `before` run before a part of the model runs, or it or the optimizer is saved or loaded."""
+    hooks: list[Any] = [
+        optimizer.register_state_dict_pre_hook(before),
+        optimizer.register_load_state_dict_pre_hook(before),
+    ]
+    module: Any  # torch leaves some of these methods untyped
+    for module in model.modules():
+        hooks.append(module.register_forward_pre_hook(before))
+        hooks.append(module.register_state_dict_pre_hook(before))
+        hooks.append(module.register_load_state_dict_pre_hook(before))
+    return hooks
+
+
+def _order_state(optimizer: torch.optim.Optimizer) -> None:
+    """State in the order of the parameters, as plain steps leave it: saved files are then the same."""
+    state = optimizer.state
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter in state:
+                state[parameter] = state.pop(parameter)
+
+
+def _pair(batch: Any) -> Batch:
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise BadInput("a batch is a pair (x, y) of tensors")
+    x, y = batch
+    for name, tensor in (("x", x), ("y", y)):
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+            raise BadInput(
+                f"{name} must be a dense tensor, not {type(tensor).__name__}: for a model of several "
+                "inputs, write a module that takes them apart (docs/executor.md)"
+            )
+    return x, y
+
+
+def _key(tensor: Tensor) -> tuple[object, ...]:
+    """What must be the same for a plan to serve; kernels round by strides too."""
+    strides = tuple(s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1)
+    return tuple(tensor.shape), tensor.dtype, strides
