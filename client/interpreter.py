@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from scheduler import check
+from scheduler import check, replay
 from scheduler.errors import BadInput, BudgetExceeded, FedpoetError, InvalidPlan
 from scheduler.plan import Compute, Free, PageIn, PageOut, Plan
 from scheduler.problem import Problem
@@ -20,7 +20,9 @@ from .memory import Memory
 from .optimizer import same_strides
 from .ownership import Ownership
 from .page_store import PageStore
+from .pager import Pager
 from .program import Traced, Update
+from .undo import Undo, changed_in_ram
 from .update import run_update
 
 # Steps whose memory is measured; the first one runs before the optimizer's state exists.
@@ -67,9 +69,17 @@ class Interpreter:
                 f"call torch.set_num_threads({traced.program.threads}) or prepare the step again"
             )
         self._graph, self._program = traced.graph, traced.program
-        self._memory = Memory(
-            traced.graph, frozenset(plan.paged_at_start), store, problem.budget.ram_bytes
+        home_paged, budget_bytes = frozenset(plan.paged_at_start), problem.budget.ram_bytes
+        self._pager = Pager(store)
+        self._memory = Memory(traced.graph, home_paged, self._pager, budget_bytes)
+        plan_peak_bytes = replay(plan, problem).peak_bytes
+        self._undo = Undo(
+            self._memory,
+            changed_in_ram(traced.graph, home_paged),
+            traced.program.layouts,
+            spare_bytes=budget_bytes - plan_peak_bytes,
         )
+        self.predicted_peak_bytes = plan_peak_bytes + self._undo.ram_bytes
         self._ownership = Ownership(traced, self._memory, module, optimizer)
         self._instructions = tuple(self._resolve(plan))
         self._measure_every = measure_every
@@ -81,18 +91,28 @@ class Interpreter:
         if self._is_open:
             raise FedpoetError("the interpreter is open already; enter it once")
         self._ownership.take()
+        self._undo.open()
         self._is_open = True
         self._usable = True
         return self
 
     def __exit__(self, *_: object) -> None:
         self._usable = self._is_open = False
-        self._ownership.give_back()
+        self._undo.close()
+        try:
+            self._ownership.give_back()
+        finally:
+            self._pager.close()
+
+    @property
+    def undo_ram_bytes(self) -> int:
+        """RAM beyond the plan, within the budget, for copies by which a step can be undone."""
+        return self._undo.ram_bytes
 
     @property
     def undo_written_bytes(self) -> int:
         """Bytes written to the page store so far, beyond the plan, so that a step can be undone."""
-        return self._memory.undo_written_bytes
+        return self._undo.written_bytes
 
     def __call__(self, x: Tensor, y: Tensor) -> float:
         """One training step on a batch of the traced shapes; returns the loss.
@@ -112,13 +132,13 @@ class Interpreter:
             # The failed operator's frames would hold its tensors while the old ones come back.
             traceback.clear_frames(error.__traceback__)
             with known_blocks():
-                self._memory.roll_back()
+                self._undo.roll_back()
             self._ownership.undo_step()
             if generator_state is not None:
                 torch.set_rng_state(torch.frombuffer(generator_state, dtype=torch.uint8))
             self._usable = True
             raise
-        self._memory.commit()
+        self._undo.commit()
         self._steps += 1
         return loss
 
@@ -141,10 +161,13 @@ class Interpreter:
                 layout = program.layouts[k]
                 memory.require_room(layout.storage_bytes, "the batch")
                 memory.hold(k, layout.new().copy_(tensor))
+            self._undo.begin()
             for instruction in self._instructions:
                 instruction()
             (loss,) = program.loss_of(memory[program.loss])
-            return float(loss.item())
+            value = float(loss.item())
+            memory.finish()
+            return value
 
     def _require_like_traced(self, x: Tensor, y: Tensor) -> None:
         for name, k, got in (("x", self._program.x, x), ("y", self._program.y, y)):
@@ -182,12 +205,10 @@ class Interpreter:
     def _page_in(self, tensor: int, where: str, lasting: bool) -> None:
         item = self._graph.tensors[tensor]
         self._memory.require_room(item.size_bytes, f"{where} (page in {item.name})")
-        self._memory.page_in(tensor)
-        if not lasting:
-            self._memory.drop_page(tensor)
+        self._memory.page_in(tensor, drop=not lasting)
 
     def _compute(self, operator: int, position: int, *, first: bool) -> Callable[[], None]:
-        op, memory = self._graph.operators[operator], self._memory
+        op, memory, undo = self._graph.operators[operator], self._memory, self._undo
         body, optimizers = self._program.bodies[operator], self._ownership.optimizers
         sizes = [self._graph.tensors[k].size_bytes for k in op.outputs]
         extra_bytes = sum(sizes) + op.workspace_bytes
@@ -197,7 +218,7 @@ class Interpreter:
             memory.require_room(extra_bytes, where)
             if first:
                 for k in op.mutates:
-                    memory.protect(k)
+                    undo.protect(k)
             if isinstance(body, Update):
                 after = run_update(body, memory, optimizers)
                 for k, tensor in after.items():

@@ -13,8 +13,8 @@ from scheduler.graph import Operator
 
 from .allocator import AllocatorTrace
 from .layout import Layout
-from .memory import content
 from .optimizer import ParameterOptimizer, parameter_optimizers
+from .pager import content
 from .program import Computation, Function, Program, Traced, Update
 from .update import run_update
 
@@ -75,7 +75,7 @@ class _Trial:
 
     def _run_bytes(self, op: Operator, run: Function, grad_mode: bool) -> int:
         layouts = tuple(self.layouts[k] for k in op.inputs)
-        key = (_signature(run), layouts, grad_mode)
+        key = (signature(run), layouts, grad_mode)
         if key not in self._known:
             self._known[key] = _tried(op, run, layouts, grad_mode)
         workspace_bytes, made = self._known[key]
@@ -88,7 +88,7 @@ class _Trial:
         tensors: dict[int, Tensor | None] = dict.fromkeys(op.inputs)
         for update in body.parameters:
             for k in (update.parameter, update.source):
-                tensors[k] = _made_up(self.layouts[k])
+                tensors[k] = made_up(self.layouts[k])
         with AllocatorTrace() as trace:
             created = run_update(body, tensors, self.optimizers)
         made = sum(t.untyped_storage().nbytes() for t in created.values())
@@ -102,7 +102,7 @@ def _tried(
     op: Operator, run: Function, layouts: tuple[Layout, ...], grad_mode: bool
 ) -> tuple[int, tuple[Layout, ...]]:
     """Workspace of one run, and the layouts of what it makes."""
-    inputs = [_made_up(layout) for layout in layouts]
+    inputs = [made_up(layout) for layout in layouts]
     with torch.set_grad_enabled(grad_mode), AllocatorTrace() as trace:
         outputs = run(*inputs)
     _require_own_memory(op, inputs, outputs)
@@ -110,7 +110,7 @@ def _tried(
     return max(0, trace.usage.peak_bytes - sum(one.storage_bytes for one in made)), made
 
 
-def _signature(run: Function) -> str:
+def signature(run: Function) -> str:
     """What a function does, whatever its nodes are called."""
     nodes = list(run.__self__.graph.nodes)  # type: ignore[attr-defined]
     number = {n: f"%{i}" for i, n in enumerate(nodes)}
@@ -121,7 +121,7 @@ def _signature(run: Function) -> str:
     )
 
 
-def _made_up(layout: Layout) -> Tensor:
+def made_up(layout: Layout) -> Tensor:
     """Floats from (0, 1]; zeros otherwise, which are valid as class, index and count."""
     tensor = layout.new()
     content(tensor)[:] = bytes(layout.storage_bytes)

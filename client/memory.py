@@ -1,4 +1,4 @@
-"""The tensors of a training step, in RAM and in the page store, and the way back if a step fails."""
+"""The tensors of a training step, in RAM and in the page store."""
 
 from __future__ import annotations
 
@@ -12,53 +12,56 @@ from scheduler.graph import Graph
 
 from .allocator import known_blocks
 from .layout import Layout, copy_storage
-from .page_store import Page, PageStore
+from .pager import Pager, Reading, Writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """A copy in the page store; `page` is None for optimizer state that does not exist yet."""
 
-    page: Page | None
+    page: Writing | None
     layout: Layout | None
 
 
-_NOTHING = Stored(page=None, layout=None)
+NOTHING = Stored(page=None, layout=None)
 
 
 class Memory:
-    """Tensors by the ids of a graph.
+    """Tensors by the ids of a graph; what is not there yet, or still being written, is waited for.
 
     Resident optimizer state that the optimizer has not created yet is None and takes no RAM. An
     owner (a module's parameter or buffer) gets every change of its tensor as its .data, so that the
     module holds no memory of its own.
 
-    `protect` is called before a persistent tensor is changed and keeps its old content in the page
-    store: its own page where there is one, else a copy written for this. `commit` ends a step and
-    drops them, `roll_back` restores them. So a failed step changes nothing, at the price of writing
-    every changed tensor that has no page (see `undo_bytes`), and no RAM.
+    Transfers run beside compute (see Pager). A tensor that is released while it is being written
+    counts until that has ended, and what takes RAM waits for that: `scheduler.overlap` has the rules.
     """
 
     def __init__(
-        self, graph: Graph, home_paged: frozenset[int], store: PageStore, budget_bytes: int
+        self, graph: Graph, home_paged: frozenset[int], pager: Pager, budget_bytes: int
     ) -> None:
-        self._graph, self._store, self._budget_bytes = graph, store, budget_bytes
+        self._graph, self._pager, self._budget_bytes = graph, pager, budget_bytes
         self._home_paged = home_paged
         self._resident: dict[int, Tensor | None] = {}
         self._stored: dict[int, Stored] = {}
-        self._undo: dict[int, Stored] = {}
         self._owners: dict[int, Tensor] = {}
+        self._arriving: dict[int, tuple[Reading, bool]] = {}
+        self._writing: dict[int, list[Writing]] = {}
+        self._leaving: list[tuple[int, Tensor, list[Writing]]] = []
         self.resident_bytes = 0
-        self.undo_written_bytes = 0
 
     def __contains__(self, k: int) -> bool:
         return k in self._resident
 
     def __getitem__(self, k: int) -> Tensor | None:
+        if k in self._arriving:
+            self._arrive(k)
         return self._resident[k]
 
     def require_room(self, extra_bytes: int, where: str) -> None:
-        """Raise BudgetExceeded if `extra_bytes` more would be over the budget."""
+        """Wait for RAM that is being given back; raise BudgetExceeded if more than the budget is needed."""
+        if self._leaving:
+            self._leave()
         total = self.resident_bytes + extra_bytes
         if total > self._budget_bytes:
             raise BudgetExceeded(
@@ -90,6 +93,7 @@ class Memory:
         if k in self._home_paged:
             self.hold(k, tensor)
             self.page_out(k)
+            self.finish_writes(k)
             self.release(k)
         else:
             with known_blocks():
@@ -98,6 +102,8 @@ class Memory:
 
     def hold(self, k: int, tensor: Tensor | None) -> None:
         """Make a tensor resident, or replace what is there under its id."""
+        if tensor is not None and self._resident.get(k) is tensor:
+            return
         self.release(k)
         self._resident[k] = tensor
         if tensor is not None:
@@ -106,54 +112,96 @@ class Memory:
                 owner.data = tensor
 
     def release(self, k: int) -> None:
-        """Give up a tensor's RAM."""
-        tensor = self._resident.pop(k, None)
-        if tensor is not None:
-            self.resident_bytes -= tensor.untyped_storage().nbytes()
-            if (owner := self._owners.get(k)) is not None:
-                owner.data = torch.empty(0, dtype=tensor.dtype)
+        """Give up a tensor's RAM, at once or when it has been written."""
+        if k in self._arriving:
+            self._arrive(k)
+        self._let_go(k)
 
     def page_out(self, k: int) -> None:
         """Copy a resident tensor to the page store."""
-        new = self._written(k, self._resident[k])
-        self._drop(self._stored.pop(k, _NOTHING))
-        self._stored[k] = new
+        tensor, old = self[k], self._stored.get(k)
+        if tensor is None:
+            self._stored[k] = NOTHING
+            return
+        writing = self._pager.write(k, tensor)
+        self._writing.setdefault(k, []).append(writing)
+        if old is not None:
+            writing.result()  # the old page may be the only way back, so it goes last
+            self.drop_page(k)
+        self._stored[k] = Stored(page=writing, layout=Layout.of(tensor))
 
-    def page_in(self, k: int) -> None:
-        """Bring a tensor back; its page stays."""
-        self.hold(k, self._read(self._stored[k]))
+    def copy_out(self, k: int) -> Stored:
+        """A copy of a resident tensor in the page store that is not its page."""
+        tensor = self[k]
+        if tensor is None:
+            return NOTHING
+        writing = self._pager.copy_out(k, tensor)
+        self._writing.setdefault(k, []).append(writing)
+        return Stored(page=writing, layout=Layout.of(tensor))
+
+    def page_in(self, k: int, *, drop: bool) -> None:
+        """Bring a tensor back; `drop` says that its page is not needed again."""
+        stored = self._stored[k]
+        if stored.page is None or stored.layout is None:
+            self.hold(k, None)
+            if drop:
+                del self._stored[k]
+            return
+        tensor = stored.layout.new()
+        self.hold(k, tensor)
+        self._arriving[k] = (self._pager.read(stored.page, tensor, drop=drop), drop)
+
+    def finish_writes(self, k: int) -> None:
+        """Wait until a tensor's content is written wherever it shall be. Raises what that raised."""
+        _require(self._writing.pop(k, []))
+
+    def take_page(self, k: int) -> Stored:
+        """A tensor's page, which is the caller's from now on."""
+        return self._stored.pop(k, NOTHING)
+
+    def put_page(self, k: int, stored: Stored) -> None:
+        """Let this be what the page store has of a tensor, and RAM nothing."""
+        self.release(k)
+        self.drop_page(k)
+        self._stored[k] = stored
 
     def drop_page(self, k: int) -> None:
         """Forget a tensor's page, if it has one."""
-        self._drop(self._stored.pop(k, _NOTHING))
+        self.drop(self._stored.pop(k, NOTHING))
 
-    def protect(self, k: int) -> None:
-        """Keep the content of a persistent tensor that is about to change."""
-        if k in self._undo:
-            self.drop_page(k)
-        elif k in self._stored:
-            self._undo[k] = self._stored.pop(k)
-        else:
-            self._undo[k] = self._written(k, self._resident[k])
-            tensor = self._resident[k]
-            self.undo_written_bytes += 0 if tensor is None else tensor.untyped_storage().nbytes()
+    def drop(self, stored: Stored) -> None:
+        """Make the room of a copy free."""
+        if stored.page is not None:
+            self._pager.drop(stored.page)
 
-    def commit(self) -> None:
-        """End a step: persistent tensors stay where they live, everything else goes."""
-        for stored in self._undo.values():
-            self._drop(stored)
-        self._undo.clear()
-        self._settle()
-        for k in set(self._stored) - self._home_paged:
-            self.drop_page(k)
+    def finish(self) -> None:
+        """Wait for all transfers. Raises what the first that failed has raised."""
+        self._pager.require_done()
+        for k in list(self._arriving):
+            self._arrive(k)
+        self._writing.clear()
+        self._leave()
 
-    def roll_back(self) -> None:
-        """Undo a step. Raises DamagedPage if an old content cannot be read any more."""
-        self._settle()
-        for k in list(self._undo):
-            self.release(k)
-            self.drop_page(k)
-            self._stored[k] = self._undo.pop(k)
+    def give_up(self) -> None:
+        """Wait for all transfers, whatever comes of them: what did not arrive is not resident."""
+        self._pager.settle()
+        for k, (reading, _) in list(self._arriving.items()):
+            if reading.exception() is None:
+                self._arrive(k)
+            else:
+                del self._arriving[k]
+                self._let_go(k)
+        self._writing.clear()
+        self._stay()
+
+    def go_home(self) -> None:
+        """After a step: persistent tensors to where they live between steps, everything else goes."""
+        for k in list(self._resident):
+            if not self._graph.is_persistent(k):
+                self.release(k)
+        for k in list(self._stored):
+            if not self._graph.is_persistent(k):
+                self.drop_page(k)
         for tensor in self._graph.tensors:
             if self._graph.is_persistent(tensor.id):
                 self._go_home(tensor.id)
@@ -166,10 +214,12 @@ class Memory:
         damaged: DamagedPage | None = None
         for k in list(self._stored):
             try:
-                self.page_in(k)
-                self.drop_page(k)
+                self.page_in(k, drop=True)
+                _ = self[k]
             except DamagedPage as error:
                 damaged = error
+                del self._arriving[k]
+                self._let_go(k)
         if damaged is not None:
             raise damaged
 
@@ -179,46 +229,55 @@ class Memory:
         self._owners.clear()
         self.resident_bytes = 0
 
-    def _settle(self) -> None:
-        for k in list(self._resident):
-            if not self._graph.is_persistent(k):
-                self.release(k)
-        for k in list(self._stored):
-            if not self._graph.is_persistent(k):
-                self.drop_page(k)
+    def _arrive(self, k: int) -> None:
+        reading, drop = self._arriving[k]
+        reading.result()
+        del self._arriving[k]
+        if drop:
+            del self._stored[k]
+
+    def _let_go(self, k: int) -> None:
+        """If writing it has failed, it stays: this may be its only content."""
+        tensor, writing = self._resident.get(k), self._writing.pop(k, [])
+        done = all(w.done() for w in writing)
+        if done:
+            _require(writing)
+        self._resident.pop(k, None)
+        if tensor is None:
+            return
+        if (owner := self._owners.get(k)) is not None:
+            owner.data = torch.empty(0, dtype=tensor.dtype)
+        if done:
+            self.resident_bytes -= tensor.untyped_storage().nbytes()
+        else:
+            self._leaving.append((k, tensor, writing))
+
+    def _leave(self) -> None:
+        while self._leaving:
+            _, tensor, writing = self._leaving[-1]
+            _require(writing)
+            self._leaving.pop()
+            self.resident_bytes -= tensor.untyped_storage().nbytes()
+
+    def _stay(self) -> None:
+        """What was to leave and was not written is resident again."""
+        for k, tensor, writing in self._leaving:
+            self.resident_bytes -= tensor.untyped_storage().nbytes()
+            if any(w.exception() is not None for w in writing):
+                self.hold(k, tensor)
+        self._leaving.clear()
 
     def _go_home(self, k: int) -> None:
         if k in self._home_paged:
             self.release(k)
             return
         if k not in self._resident:
-            self.page_in(k)
+            self.page_in(k, drop=True)
+            _ = self[k]
         self.drop_page(k)
 
-    def _written(self, k: int, tensor: Tensor | None) -> Stored:
-        if tensor is None:
-            return _NOTHING
-        return Stored(page=self._store.write(k, content(tensor)), layout=Layout.of(tensor))
 
-    def _read(self, stored: Stored) -> Tensor | None:
-        if stored.page is None or stored.layout is None:
-            return None
-        tensor = stored.layout.new()
-        self._store.read(stored.page, content(tensor))
-        return tensor
-
-    def _drop(self, stored: Stored) -> None:
-        if stored.page is not None:
-            self._store.drop(stored.page)
-
-
-def undo_bytes(graph: Graph, block_bytes: int) -> int:
-    """Page store that `protect` may need at most, in whole blocks."""
-    changed = {k for op in graph.operators for k in op.mutates}
-    return sum(-(-graph.tensors[k].size_bytes // block_bytes) * block_bytes for k in changed)
-
-
-def content(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor's whole storage."""
-    raw = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
-    return raw.numpy().data
+def _require(writing: list[Writing]) -> None:
+    """Wait until these have ended. Raises what the first that failed has raised."""
+    for one in writing:
+        one.result()

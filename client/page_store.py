@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from scheduler.errors import DamagedPage, PageStoreError, PageStoreFull
 
 from .blocks import BlockAllocator
 
-# The store's own buffer, whatever it holds: one piece and its tag.
+# The store's own buffers, one to write and one to read with: each holds a piece and its tag.
 PIECE_BYTES = 64 * 1024
 TAG_BYTES = 16
 
@@ -56,7 +57,8 @@ class PageStore:
     """A file of pages that exists while the store is open.
 
     The file is created at `path` (which must not exist) for the owner only, and where the system
-    allows it its name is removed at once. `capacity_bytes` limits the blocks in use.
+    allows it its name is removed at once. `capacity_bytes` limits the blocks in use. Threads may share
+    a store: one writes and one reads at a time.
     Raises PageStoreError if the file cannot be made.
     """
 
@@ -71,7 +73,8 @@ class PageStore:
         self._cipher = AESGCM(AESGCM.generate_key(256))
         self._nonces = 0
         self._versions = 0
-        self._buffer = bytearray(self._piece + TAG_BYTES)
+        self._buffer, self._read_buffer = (bytearray(self._piece + TAG_BYTES) for _ in range(2))
+        self._writing, self._reading, self._finding = (threading.Lock() for _ in range(3))
         self._file = _create(path)
         self._named = not _unlinked(path)
 
@@ -96,19 +99,22 @@ class PageStore:
 
     def write(self, tensor: int, data: memoryview) -> Page:
         """Write a new page. Raises PageStoreFull, after which the store is as it was before."""
-        runs = self._blocks.take(-(-len(data) // self._block))
+        with self._finding:
+            runs = self._blocks.take(-(-len(data) // self._block))
         if runs is None:
             raise PageStoreFull(
                 f"the page store is full: {len(data)} bytes for tensor {tensor} do not fit beside the "
                 f"{self.used_bytes} in use of {self._capacity_bytes}; give it more room or raise the "
                 "RAM budget"
             )
-        self._versions += 1
-        version = self._versions
         try:
-            pieces = tuple(self._seal(tensor, version, runs, data))
+            with self._writing:
+                self._versions += 1
+                version = self._versions
+                pieces = tuple(self._seal(tensor, version, runs, data))
         except BaseException:
-            self._blocks.give_back(runs)
+            with self._finding:
+                self._blocks.give_back(runs)
             raise
         return Page(
             tensor=tensor, version=version, size_bytes=len(data), runs=tuple(runs), pieces=pieces
@@ -116,9 +122,13 @@ class PageStore:
 
     def read(self, page: Page, into: memoryview) -> None:
         """Fill `into` with the page's content. Raises DamagedPage; `into` is then undefined."""
+        with self._reading:
+            self._read(page, into)
+
+    def _read(self, page: Page, into: memoryview) -> None:
         done = 0
         for index, piece in enumerate(page.pieces):
-            sealed = memoryview(self._buffer)[: piece.length + TAG_BYTES]
+            sealed = memoryview(self._read_buffer)[: piece.length + TAG_BYTES]
             self._read_exactly(page, piece, sealed[: piece.length])
             sealed[piece.length :] = piece.tag
             bound = _bound(page.tensor, page.version, index)
@@ -132,7 +142,8 @@ class PageStore:
 
     def drop(self, page: Page) -> None:
         """Make the page's blocks free for others."""
-        self._blocks.give_back(list(page.runs))
+        with self._finding:
+            self._blocks.give_back(list(page.runs))
 
     def _seal(
         self, tensor: int, version: int, runs: list[tuple[int, int]], data: memoryview

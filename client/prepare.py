@@ -25,9 +25,9 @@ from scheduler.problem import Cost
 from .capture import Batch, Loss
 from .grouping import MAX_OPERATORS
 from .measure import with_workspace
-from .memory import undo_bytes
 from .program import Traced
 from .trace import trace
+from .undo import undo_bytes
 from .workload import Workload
 
 

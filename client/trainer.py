@@ -23,8 +23,9 @@ from .prepare import Prepared
 class TrainReport:
     """What training took. Time, energy and transfers are virtual: `replay`'s figures of the plan.
 
-    `recomputed` counts operator runs beyond the first in one step. `undo_written_bytes` were really
-    written so that a failed step could be undone; the plan and its energy do not know of them.
+    `recomputed` counts operator runs beyond the first in one step. So that a failed step can be undone,
+    `undo_ram_bytes` of the peak are copies in RAM that the plan leaves room for, and
+    `undo_written_bytes` were really written; the plan's time and energy do not know of them.
     """
 
     steps: int
@@ -39,6 +40,7 @@ class TrainReport:
     paged_out_bytes: int
     paged_in_bytes: int
     recomputed: int
+    undo_ram_bytes: int
     undo_written_bytes: int
 
 
@@ -84,12 +86,13 @@ def _report(prepared: Prepared, losses: list[float], step: Interpreter) -> Train
         mean_loss=math.fsum(losses) / steps,
         last_loss=losses[-1],
         ram_budget_bytes=problem.budget.ram_bytes,
-        predicted_peak_bytes=used.peak_bytes,
+        predicted_peak_bytes=step.predicted_peak_bytes,
         measured_peak_bytes=step.measured_peak_bytes,
         time_s=used.time_s * steps,
         energy_j=used.energy_j * steps,
         paged_out_bytes=used.page_out_bytes * steps,
         paged_in_bytes=used.page_in_bytes * steps,
         recomputed=len(used.recomputed),
+        undo_ram_bytes=step.undo_ram_bytes,
         undo_written_bytes=step.undo_written_bytes,
     )

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from client.interpreter import Interpreter
-from client.memory import undo_bytes
 from client.program import Computation
+from client.undo import undo_bytes
 from scheduler import page_all
 from scheduler.errors import (
     DamagedPage,
