@@ -28,7 +28,6 @@ from .errors import BadFile, BadInput, FedpoetError
 from .graph import digest
 from .plan import Plan, Solution, Status
 from .problem import Cost, Problem
-from .replay import replay
 from .solve import solve
 
 ENTRY_FORMAT = "fedpoet-cached-plan"
@@ -247,8 +246,7 @@ def _read(path: Path, problem: Problem) -> _Entry | None:
         if digest(content) != document["digest"]:
             return None
         plan = plan_of(content["plan"], path)
-        check(plan, problem)
-        used = replay(plan, problem)
+        used = check(plan, problem)
         return _Entry(
             plan=plan,
             cost=Cost(time_s=used.time_s, energy_j=used.energy_j),

@@ -17,24 +17,26 @@ ram, page-store, deadline   at no step does `replay` find more than the budget
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from .errors import InvalidPlan
 from .graph import SOURCES, Graph
 from .plan import PLAN_VERSION, Compute, Free, PageIn, PageOut, Plan
 from .problem import Problem
-from .replay import replay
+from .replay import Replay, replay
 
 # The deadline is a sum of floating-point times: it may differ in the last digits.
 TIME_TOLERANCE = 1e-9
 
 
-def check(plan: Plan, problem: Problem) -> None:
-    """Raise InvalidPlan with the first rule that the plan breaks."""
+def check(plan: Plan, problem: Problem) -> Replay:
+    """What a valid plan uses. Raises InvalidPlan with the first rule that the plan breaks."""
     _check_made_for(plan, problem)
     walk = _Walk(problem.graph, plan)
     for position, step in enumerate(plan.steps):
         walk.take(position, step)
     walk.end()
-    _check_budget(plan, problem)
+    return _within_budget(plan, problem)
 
 
 def _check_made_for(plan: Plan, problem: Problem) -> None:
@@ -125,7 +127,7 @@ class _Walk:
         op, name = self.graph.operators[operator], self.graph.tensors[k].name
         if k not in self.resident:
             raise InvalidPlan("inputs", f"{op.name} reads {name}, which is not resident", position)
-        seen = sum(1 for m in self.graph.mutators[k] if m < operator)
+        seen = bisect_left(self.graph.mutators[k], operator)
         # What an operator changed itself does not count: a rerun leaves that tensor as it is.
         own = 1 if not first and k in op.mutates else 0
         if self.version[k] != seen + own:
@@ -175,19 +177,17 @@ class _Walk:
                 )
 
 
-def _check_budget(plan: Plan, problem: Problem) -> None:
+def _within_budget(plan: Plan, problem: Problem) -> Replay:
     budget, used = problem.budget, replay(plan, problem)
     if used.start_bytes > budget.ram_bytes:
         raise InvalidPlan(
             "ram",
             f"{used.start_bytes} bytes are resident at the start, the budget is {budget.ram_bytes}",
         )
-    for position, frame in enumerate(used.frames):
-        if frame.ram_bytes > budget.ram_bytes:
+    for position, ram_bytes in enumerate(used.ram_bytes):
+        if ram_bytes > budget.ram_bytes:
             raise InvalidPlan(
-                "ram",
-                f"{frame.ram_bytes} bytes are held, the budget is {budget.ram_bytes}",
-                position,
+                "ram", f"{ram_bytes} bytes are held, the budget is {budget.ram_bytes}", position
             )
     limit = budget.page_store_bytes
     if limit is not None and used.page_store_peak_bytes > limit:
@@ -198,3 +198,4 @@ def _check_budget(plan: Plan, problem: Problem) -> None:
         raise InvalidPlan(
             "deadline", f"the step takes {used.time_s:.6g} s, the budget is {budget.time_s:.6g} s"
         )
+    return used

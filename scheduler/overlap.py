@@ -41,7 +41,8 @@ class Units:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._free_s: dict[type[Step], float] = {Compute: 0.0, PageIn: 0.0, PageOut: 0.0}
+        # When each unit is free.
+        self._compute_s = self._read_s = self._write_s = 0.0
         self._ram_given_s = self._store_given_s = 0.0
         nothing = [0.0] * len(graph.tensors)
         # Per tensor: its content is in RAM, its last page-out has ended, its last use has ended.
@@ -49,47 +50,42 @@ class Units:
 
     def take(self, step: Step, duration_s: float, effect: Effect) -> float:
         """Run a step as early as the rules allow; returns when it ends."""
-        end_s = self._start_s(step, effect) + duration_s
-        if not isinstance(step, Free):
-            self._free_s[type(step)] = end_s
-        self._note(step, end_s, effect)
+        match step:
+            case Compute(operator):
+                end_s = self._compute(operator, duration_s, effect)
+            case PageIn(k):
+                start_s = max(self._read_s, self._ram_s(effect), self._copied_s[k])
+                self._read_s = end_s = start_s + duration_s
+                self._arrived_s[k] = self._used_s[k] = end_s
+            case PageOut(k):
+                store_s = self._store_given_s if effect.takes_store else 0.0
+                start_s = max(self._write_s, store_s, self._arrived_s[k])
+                self._write_s = self._copied_s[k] = end_s = start_s + duration_s
+                self._used_s[k] = max(self._used_s[k], end_s)
+            case Free(k):
+                end_s = self._used_s[k]
         if effect.gives_ram:
             self._ram_given_s = max(self._ram_given_s, end_s)
         if effect.gives_store:
             self._store_given_s = max(self._store_given_s, end_s)
         return end_s
 
-    def _start_s(self, step: Step, effect: Effect) -> float:
-        ram_s = self._ram_given_s if effect.takes_ram else 0.0
-        match step:
-            case Compute(operator):
-                op = self._graph.operators[operator]
-                # A rerun leaves what the first run changed in place as it is.
-                changed = op.mutates if effect.is_first_run else ()
-                return max(
-                    self._free_s[Compute],
-                    ram_s,
-                    max((self._arrived_s[k] for k in op.inputs), default=0.0),
-                    max((self._copied_s[k] for k in changed), default=0.0),
-                )
-            case PageIn(k):
-                return max(self._free_s[PageIn], ram_s, self._copied_s[k])
-            case PageOut(k):
-                store_s = self._store_given_s if effect.takes_store else 0.0
-                return max(self._free_s[PageOut], store_s, self._arrived_s[k])
-            case Free(k):
-                return self._used_s[k]
+    def _ram_s(self, effect: Effect) -> float:
+        return self._ram_given_s if effect.takes_ram else 0.0
 
-    def _note(self, step: Step, end_s: float, effect: Effect) -> None:
-        match step:
-            case Compute(operator):
-                op = self._graph.operators[operator]
-                for k in (*op.inputs, *op.outputs):
-                    self._used_s[k] = max(self._used_s[k], end_s)
-                for k in (*op.outputs, *(op.mutates if effect.is_first_run else ())):
-                    self._arrived_s[k] = end_s
-            case PageIn(k):
-                self._arrived_s[k] = self._used_s[k] = end_s
-            case PageOut(k):
-                self._copied_s[k] = end_s
-                self._used_s[k] = max(self._used_s[k], end_s)
+    def _compute(self, operator: int, duration_s: float, effect: Effect) -> float:
+        op = self._graph.operators[operator]
+        # A rerun leaves what the first run changed in place as it is.
+        changed = op.mutates if effect.is_first_run else ()
+        start_s = max(
+            self._compute_s,
+            self._ram_s(effect),
+            max(map(self._arrived_s.__getitem__, op.inputs), default=0.0),
+            max(map(self._copied_s.__getitem__, changed), default=0.0),
+        )
+        self._compute_s = end_s = start_s + duration_s
+        for k in (*op.inputs, *op.outputs):
+            self._used_s[k] = max(self._used_s[k], end_s)
+        for k in (*op.outputs, *changed):
+            self._arrived_s[k] = end_s
+        return end_s

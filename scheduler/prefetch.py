@@ -239,11 +239,11 @@ def _tensor(plan: Plan, n: int) -> int:
 def _ram_bytes(plan: Plan, problem: Problem) -> NDArray[np.int64]:
     used = replay(plan, problem)
     found, held = [], used.start_bytes
-    for frame in used.frames:
-        found.append(max(held, frame.ram_bytes))
-        held = frame.ram_bytes
-        if isinstance(frame.step, Compute):
-            held -= problem.graph.operators[frame.step.operator].workspace_bytes
+    for step, ram_bytes in zip(used.steps, used.ram_bytes, strict=True):
+        found.append(max(held, ram_bytes))
+        held = ram_bytes
+        if isinstance(step, Compute):
+            held -= problem.graph.operators[step.operator].workspace_bytes
     return np.array(found, dtype=np.int64)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 
 from .errors import BadGraph, BadInput
 from .graph import Graph, digest
@@ -77,7 +79,19 @@ class Problem:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of graph, costs and budget, in hex: the key under which a plan may be kept."""
-        return digest(self)
+        costs = self.costs
+        tables = (costs.operators, costs.page_in, costs.page_out)
+        numbers = [n for table in tables for cost in table for n in (cost.time_s, cost.energy_j)]
+        packed = struct.pack(f"<{len(numbers)}d", *numbers)
+        return digest(
+            {
+                "graph": self.graph.digest,
+                "costs": sha256(packed).hexdigest(),
+                "idle_w": costs.idle_w,
+                "overlap": costs.overlap,
+                "budget": self.budget,
+            }
+        )
 
     @property
     def compute_once(self) -> Cost:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 
 from .graph import Graph
 from .overlap import Effect, Units
 from .plan import Compute, Free, PageIn, PageOut, Plan, Step, cost_of
 from .problem import Cost, CostTable, Problem
+
+# A plan has thousands of steps, and these are all the effects that they have.
+NO_EFFECT, GIVES_RAM, TAKES_STORE = Effect(), Effect(gives_ram=True), Effect(takes_store=True)
+BOTH = (False, True)
+PAGE_IN = {(a, b): Effect(takes_ram=a, gives_store=b) for a, b in product(BOTH, BOTH)}
+RUN = {
+    (a, b, c): Effect(takes_ram=a, gives_ram=b, is_first_run=c)
+    for a, b, c in product(BOTH, BOTH, BOTH)
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +36,18 @@ class Frame:
     energy_j: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Replay:
-    """What a plan uses. `recomputed` lists the operator of every run beyond the first."""
+    """What a plan uses. `recomputed` lists the operator of every run beyond the first.
 
-    frames: tuple[Frame, ...]
+    `ram_bytes`, `store_bytes`, `ends_s` and `so_far_j` say of each step what its frame says.
+    """
+
+    steps: tuple[Step, ...]
+    ram_bytes: tuple[int, ...]
+    store_bytes: tuple[int, ...]
+    ends_s: tuple[float, ...]
+    so_far_j: tuple[float, ...]
     start_bytes: int
     peak_bytes: int
     page_store_peak_bytes: int
@@ -38,6 +56,15 @@ class Replay:
     page_in_bytes: int
     page_out_bytes: int
     recomputed: tuple[int, ...]
+
+    @cached_property
+    def frames(self) -> tuple[Frame, ...]:
+        """One for each step."""
+        columns = (self.steps, self.ram_bytes, self.store_bytes, self.ends_s, self.so_far_j)
+        return tuple(
+            Frame(step=step, ram_bytes=ram, page_store_bytes=store, time_s=end_s, energy_j=energy_j)
+            for step, ram, store, end_s, energy_j in zip(*columns, strict=True)
+        )
 
 
 def resident_at_start(graph: Graph, paged_at_start: tuple[int, ...]) -> set[int]:
@@ -61,24 +88,26 @@ def replay(plan: Plan, problem: Problem) -> Replay:
     walk = _Walk(graph, plan)
     clock = _Beside(graph, costs) if costs.overlap else _OneByOne(costs)
     start, store_start = walk.ram, walk.store
-    frames: list[Frame] = []
+    ram_bytes: list[int] = []
+    store_bytes: list[int] = []
+    ends_s: list[float] = []
+    so_far_j: list[float] = []
     for position, step in enumerate(plan.steps):
-        ram_bytes, effect = walk.take(position, step)
-        time_s = clock.take(step, cost_of(step, costs), effect)
-        frames.append(
-            Frame(
-                step=step,
-                ram_bytes=ram_bytes,
-                page_store_bytes=walk.store,
-                time_s=time_s,
-                energy_j=clock.energy_j,
-            )
-        )
+        ram, effect = walk.take(position, step)
+        ram_bytes.append(ram)
+        store_bytes.append(walk.store)
+        end_s, energy_j = clock.take(step, cost_of(step, costs), effect)
+        ends_s.append(end_s)
+        so_far_j.append(energy_j)
     return Replay(
-        frames=tuple(frames),
+        steps=plan.steps,
+        ram_bytes=tuple(ram_bytes),
+        store_bytes=tuple(store_bytes),
+        ends_s=tuple(ends_s),
+        so_far_j=tuple(so_far_j),
         start_bytes=start,
-        peak_bytes=max([start, *(f.ram_bytes for f in frames)]),
-        page_store_peak_bytes=max([store_start, *(f.page_store_bytes for f in frames)]),
+        peak_bytes=max(start, *ram_bytes),
+        page_store_peak_bytes=max(store_start, *store_bytes),
         time_s=clock.time_s,
         energy_j=clock.energy_j,
         page_in_bytes=sum(walk.size[s.tensor] for s in plan.steps if isinstance(s, PageIn)),
@@ -118,12 +147,12 @@ class _Walk:
                 if k in self.resident:
                     self.resident.remove(k)
                     self.ram -= self.size[k]
-                return self.ram, Effect(gives_ram=self.ram < ram)
+                return self.ram, GIVES_RAM if self.ram < ram else NO_EFFECT
             case PageOut(k):
                 if k not in self.stored:
                     self.stored.add(k)
                     self.store += self.size[k]
-                return ram, Effect(takes_store=self.store > store)
+                return ram, TAKES_STORE if self.store > store else NO_EFFECT
             case PageIn(k):
                 if k not in self.resident:
                     self.resident.add(k)
@@ -132,7 +161,7 @@ class _Walk:
                 if last and k in self.stored:
                     self.stored.remove(k)
                     self.store -= self.size[k]
-                return self.ram, Effect(takes_ram=self.ram > ram, gives_store=self.store < store)
+                return self.ram, PAGE_IN[self.ram > ram, self.store < store]
 
     def _compute(self, operator: int) -> tuple[int, Effect]:
         op, before = self.graph.operators[operator], self.ram
@@ -145,12 +174,7 @@ class _Walk:
         else:
             self.recomputed.append(operator)
         during = self.ram + op.workspace_bytes
-        effect = Effect(
-            takes_ram=during > before,
-            gives_ram=during > self.ram,
-            is_first_run=is_first_run,
-        )
-        return during, effect
+        return during, RUN[during > before, during > self.ram, is_first_run]
 
 
 class _OneByOne:
@@ -160,10 +184,11 @@ class _OneByOne:
         self.costs = costs
         self.time_s = self.energy_j = 0.0
 
-    def take(self, _step: Step, cost: Cost, _effect: Effect) -> float:
+    def take(self, _step: Step, cost: Cost, _effect: Effect) -> tuple[float, float]:
+        """When the step ends, and the joules until then."""
         self.time_s += cost.time_s
         self.energy_j += self.costs.total_j(cost)
-        return self.time_s
+        return self.time_s, self.energy_j
 
 
 class _Beside:
@@ -172,14 +197,12 @@ class _Beside:
     def __init__(self, graph: Graph, costs: CostTable) -> None:
         self.units = Units(graph)
         self.idle_w = costs.idle_w
-        self.time_s = self.active_j = 0.0
+        self.time_s = self.active_j = self.energy_j = 0.0
 
-    @property
-    def energy_j(self) -> float:
-        return self.active_j + self.idle_w * self.time_s
-
-    def take(self, step: Step, cost: Cost, effect: Effect) -> float:
-        ends_s = self.units.take(step, cost.time_s, effect)
+    def take(self, step: Step, cost: Cost, effect: Effect) -> tuple[float, float]:
+        """When the step ends, and the joules until the latest end so far."""
+        end_s = self.units.take(step, cost.time_s, effect)
         self.active_j += cost.energy_j
-        self.time_s = max(self.time_s, ends_s)
-        return ends_s
+        self.time_s = max(self.time_s, end_s)
+        self.energy_j = self.active_j + self.idle_w * self.time_s
+        return end_s, self.energy_j
