@@ -6,36 +6,25 @@ in-place operations included; `functional` then makes the record functional.
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import logging
-import random
-from collections.abc import Callable, Iterator
+import itertools
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-)
-from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.overrides import TorchFunctionMode
 
-from scheduler.errors import FedpoetError, Untraceable
+from scheduler.errors import Untraceable
 
 from .functional import Functional, storage_key
+from .guards import explained, generators_kept
+from .joint import Batch, Joint, Loss
 from .layout import Layout, copy_storage
+from .places import at
 from .rewrite import rewrite
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Batch = tuple[Tensor, Tensor]
+__all__ = ["Batch", "Capture", "Loss", "capture"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +34,7 @@ class Capture:
     `values` holds the fake value of every node, so that two nodes share a storage exactly when the
     real ones will. `parameters`, `buffers`, `batch` (x, y) and `constants` are the source nodes.
     `final` maps a buffer to the node of its value after the step; `gradients` leaves out parameters
-    that get no gradient.
+    that get no gradient. Nodes are marked with their phase and place (`places`).
     """
 
     graph: fx.Graph
@@ -59,62 +48,44 @@ class Capture:
     final: dict[str, fx.Node]
 
 
-def capture(module: nn.Module, loss: Loss, wanted: tuple[str, ...], batch: Batch) -> Capture:
+def capture(
+    module: nn.Module, loss: Loss, wanted: tuple[str, ...], batch: Batch, chunks: int = 1
+) -> Capture:
     """Record one training step; `wanted` names the parameters whose gradient is asked for.
 
-    Raises Untraceable. Module, parameters, buffers, gradients and generators stay as they are.
+    With `chunks`, the batch goes through forward and backward pass in so many parts, as torch.chunk
+    cuts it. Raises Untraceable. Module, parameters, buffers, gradients and generators stay as they are.
     """
     parameters = dict(module.named_parameters())
     buffers = dict(module.named_buffers())
     _require_own_storages(parameters | buffers)
+    if torch.is_autocast_enabled("cpu"):
+        raise Untraceable("torch.autocast is on around the step; put it into the model's forward")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # What an operator gives from this cache shares memory otherwise than what it gives the first time.
     mode.cache_enabled = False
     held = (*parameters.values(), *buffers.values())
     fakes: list[Tensor] = [mode.from_tensor(t.detach()) for t in held]
     fakes += _fake_batch(mode, batch)
-    joint = _Joint(_shell(module), loss, tuple(parameters), tuple(buffers), wanted)
-    with _explained():
-        with _generators_kept(), mode:
-            recorded, again = make_fx(joint)(*fakes), make_fx(joint)(*fakes)
+    joint = Joint(module, loss, wanted, chunks)
+
+    def record() -> fx.GraphModule:
+        with mode:
+            return make_fx(joint)(*fakes)
+
+    with explained(joint.places):
+        with generators_kept(joint.places, record):
+            recorded, again = record(), record()
+        _require_tensors(recorded)
         _require_same(recorded, again)
         return _Reader(recorded, mode, fakes, joint).read()
-
-
-class _Joint:
-    """(parameters, buffers, x, y) -> (loss, gradients that exist, buffers), all flat."""
-
-    def __init__(
-        self,
-        module: nn.Module,
-        loss: Loss,
-        parameters: tuple[str, ...],
-        buffers: tuple[str, ...],
-        wanted: tuple[str, ...],
-    ) -> None:
-        self.module, self.loss = module, loss
-        self.parameters, self.buffers, self.wanted = parameters, buffers, wanted
-        self.with_gradient: tuple[str, ...] = ()
-
-    def __call__(self, *flat: Tensor) -> tuple[Tensor, ...]:
-        state = dict(zip(self.parameters + self.buffers, flat, strict=False))
-        for name in self.wanted:
-            state[name] = state[name].detach().requires_grad_()
-        leaves = [state[name] for name in self.wanted]
-        x, y = flat[-2:]
-        loss = self.loss(functional_call(self.module, state, (x,)), y)
-        _require_scalar_loss(loss)
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(loss, leaves, allow_unused=True)
-        named = {n: g for n, g in zip(self.wanted, gradients, strict=True) if g is not None}
-        self.with_gradient = tuple(named)
-        return loss, *named.values(), *(state[name] for name in self.buffers)
 
 
 class _Reader:
     """Makes the record functional and says what its sources and outputs are."""
 
     def __init__(
-        self, recorded: fx.GraphModule, mode: FakeTensorMode, fakes: list[Tensor], joint: _Joint
+        self, recorded: fx.GraphModule, mode: FakeTensorMode, fakes: list[Tensor], joint: Joint
     ) -> None:
         self.recorded, self.mode, self.fakes, self.joint = recorded, mode, fakes, joint
 
@@ -160,23 +131,24 @@ class _Reader:
         for node, value in values.items():
             if node.op == "get_attr" and (name := named.get(storage_key(value))):
                 raise Untraceable(
-                    f"the step uses {name} past the module (in the loss, or kept in a list or a plain "
-                    "attribute), where it cannot be followed; use it in the forward pass, as the "
-                    "module's own attribute"
+                    f"{at(node)}the step uses {name} past the module (in the loss, or kept in a list or "
+                    "a plain attribute), where it cannot be followed; use it in the forward pass, as "
+                    "the module's own attribute"
                 )
 
     def _require_unchanged(self, functional: Functional, buffers: set[str]) -> None:
         names = self.joint.parameters + self.joint.buffers
         named = dict(zip((n for n in self.recorded.graph.nodes), names, strict=False))
-        for node in functional.changed_sources:
+        for node, change in functional.changed_sources.items():
             if node.op == "get_attr":
                 raise Untraceable(
-                    "the forward pass changes a tensor that is not registered; use register_buffer"
+                    f"{at(change)}the forward pass changes a tensor that is not registered; use "
+                    "register_buffer"
                 )
             if node in named and named[node] not in buffers:
                 raise Untraceable(
-                    f"the forward pass changes parameter {named[node]} in place; make it a buffer or "
-                    "change it outside the model"
+                    f"{at(change)}the forward pass changes parameter {named[node]} in place; make it "
+                    "a buffer or change it outside the model"
                 )
 
 
@@ -207,15 +179,33 @@ def _fake_batch(mode: FakeTensorMode, batch: Batch) -> list[Tensor]:
 
 def _require_same(one: fx.GraphModule, other: fx.GraphModule) -> None:
     """What the second recording changes depends on something that no graph holds."""
-    targets = [n.target for n in one.graph.nodes if n.op == "get_attr"]
-    if str(one.graph) != str(other.graph) or not all(
-        _same_constant(getattr(one, t), getattr(other, t)) for t in targets
+    for mine, its in itertools.zip_longest(one.graph.nodes, other.graph.nodes):
+        if mine is None or its is None or not _same_node(one, mine, other, its):
+            raise Untraceable(
+                f"{at(its or mine)}the step is another one when it is done again: the model or the "
+                "loss keeps something in Python between steps; keep it in a registered buffer or, if "
+                "it is a cache, run the model once before tracing"
+            )
+
+
+def _same_node(one: fx.GraphModule, mine: fx.Node, other: fx.GraphModule, its: fx.Node) -> bool:
+    if any(
+        str(getattr(mine, a)) != str(getattr(its, a)) for a in ("op", "target", "args", "kwargs")
     ):
-        raise Untraceable(
-            "the step is another one when it is done again: the model or the loss keeps something in "
-            "Python between steps; keep it in a registered buffer or, if it is a cache, run the model "
-            "once before tracing"
-        )
+        return False
+    name = str(mine.target)
+    return mine.op != "get_attr" or _same_constant(getattr(one, name), getattr(other, name))
+
+
+def _require_tensors(recorded: fx.GraphModule) -> None:
+    for node in recorded.graph.nodes:
+        if node.op == "get_attr":
+            kind = type(getattr(recorded, node.target))
+            if not issubclass(kind, Tensor):
+                raise Untraceable(
+                    f"{at(node)}the step uses a {kind.__name__} of its own, which cannot be followed; "
+                    "for random numbers, draw from torch's generator"
+                )
 
 
 def _same_constant(one: Tensor, other: Tensor) -> bool:
@@ -227,102 +217,6 @@ def _same_constant(one: Tensor, other: Tensor) -> bool:
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _shell(module: nn.Module) -> nn.Module:
-    """A copy of the module's Python side around the same tensors: tracing may change its attributes."""
-    memo: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
-    try:
-        with _ShareTensors():
-            return copy.deepcopy(module, memo)
-    except Exception as error:
-        raise Untraceable(
-            f"{type(module).__name__} cannot be copied ({_first_line(error)}); remove from it what "
-            "copy.deepcopy refuses"
-        ) from error
-
-
-class _ShareTensors(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        if func is torch.Tensor.__deepcopy__:
-            return args[0]
-        return func(*args, **(kwargs or {}))
-
-
-@contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Keep every generator as it was, and refuse a model that does more than draw from torch's.
-
-    On fake tensors nothing is drawn from torch's generator, so a change of its state would be lost.
-    """
-
-    def refuse(*_: object) -> None:
-        raise Untraceable(
-            "the forward pass sets the state of torch's generator, as activation checkpointing does; "
-            "remove it: the plan recomputes by itself"
-        )
-
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    names = ("set_rng_state", "manual_seed", "seed")
-    try:
-        with contextlib.ExitStack() as patches:
-            for owner in (torch, torch.random):
-                for name in names:
-                    patches.enter_context(mock.patch.object(owner, name, refuse))
-            yield
-        if random.getstate() != python_state:
-            raise Untraceable("the forward pass draws from Python's random; draw from torch")
-        if str(np.random.get_state()) != str(numpy_state):  # noqa: NPY002
-            raise Untraceable("the forward pass draws from numpy.random; draw from torch")
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Turn whatever tracing raises into one clear line, and keep torch from logging the rest."""
-    torch_log = logging.getLogger("torch")
-    level = torch_log.level
-    torch_log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    except FedpoetError:
-        raise
-    except DataDependentOutputException as error:
-        raise Untraceable(
-            f"the model turns a tensor's value into a Python number ({error}): control flow that "
-            "depends on data cannot be planned; use torch.where or fixed shapes"
-        ) from error
-    except DynamicOutputShapeException as error:
-        raise Untraceable(
-            f"the shape of the output of {error} depends on data; use masks of a fixed shape"
-        ) from error
-    except UnsupportedOperatorException as error:
-        raise Untraceable(f"{error} cannot run without data; use another operator") from error
-    except Exception as error:
-        line = _first_line(error)
-        if "numpy" in line.lower():
-            line += "; use torch functions instead of numpy in the forward pass"
-        raise Untraceable(
-            f"the training step cannot be traced: {type(error).__name__}: {line}"
-        ) from error
-    finally:
-        torch_log.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no message"
-
-
-def _require_scalar_loss(loss: object) -> None:
-    if not isinstance(loss, Tensor) or loss.dim() != 0:
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise Untraceable(f"the loss must be a 0-d tensor, not {got}; reduce it, e.g. with mean()")
-    if not loss.requires_grad:
-        raise Untraceable("the loss does not depend on any parameter that the optimizer trains")
 
 
 def _require_own_storages(tensors: dict[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from .capture import Capture
 from .flops import has_formula, node_flops
 from .functional import changed_arguments, statistics, storage_key, tensors_in
 from .layout import copy_storage
+from .places import PHASE, at
 
 aten = torch.ops.aten
 
@@ -106,16 +107,9 @@ class Dataflow:
     def _find_nodes(self) -> tuple[Node, ...]:
         written = self._written()
         order = list(self.captured.graph.nodes)
-        nodes: list[Node] = []
-        phase = Phase.FORWARD
-        loss = self.base[self.captured.loss]
-        for node in order:
-            if self._computes(node):
-                nodes.append(self._describe(node, phase))
-                if loss in nodes[-1].makes:
-                    phase = Phase.BACKWARD
+        nodes = [self._describe(node) for node in order if self._computes(node)]
         for name, value in written.items():
-            self._insert_write(nodes, self.captured.buffers[name], value)
+            self._insert_write(nodes, name, value)
         return tuple(nodes)
 
     def _computes(self, node: fx.Node) -> bool:
@@ -123,7 +117,7 @@ class Dataflow:
             return False
         return self.base.get(node, node) is node or bool(changed_arguments(node))
 
-    def _describe(self, node: fx.Node, phase: Phase) -> Node:
+    def _describe(self, node: fx.Node) -> Node:
         changed = tuple(self.base[n] for n in changed_arguments(node))
         copies = tuple(n for n in changed if n.target is copy_storage)
         if self.base.get(node) is node:
@@ -138,14 +132,15 @@ class Dataflow:
             reads=tuple(b for b in reads if b not in copies),
             makes=copies + made,
             writes=tuple(n for n in changed if n not in copies),
-            phase=phase,
+            phase=node.meta[PHASE],
             flops=node_flops(node, self.captured.values),
             heavy=has_formula(node),
             random=_is_random(node),
         )
 
-    def _insert_write(self, nodes: list[Node], buffer: fx.Node, value: fx.Node) -> None:
-        self._require_writable(buffer, value)
+    def _insert_write(self, nodes: list[Node], name: str, value: fx.Node) -> None:
+        buffer = self.captured.buffers[name]
+        self._require_writable(name, value)
         source = self.base[value]
         last = max(i for i, n in enumerate(nodes) if buffer in n.reads or source in n.makes)
         graph = self.captured.graph
@@ -165,16 +160,17 @@ class Dataflow:
         )
         nodes.insert(last + 1, write)
 
-    def _require_writable(self, buffer: fx.Node, value: fx.Node) -> None:
-        old, new = self.captured.values[buffer], self.captured.values[value]
+    def _require_writable(self, name: str, value: fx.Node) -> None:
+        old, new = self.captured.values[self.captured.buffers[name]], self.captured.values[value]
         if (old.shape, old.dtype) != (new.shape, new.dtype):
             raise Untraceable(
-                f"a buffer of shape {tuple(old.shape)} and {old.dtype} becomes {tuple(new.shape)} and "
-                f"{new.dtype} in the forward pass; keep its shape and type"
+                f"{at(value)}buffer {name} of shape {tuple(old.shape)} and {old.dtype} becomes "
+                f"{tuple(new.shape)} and {new.dtype} in the forward pass; keep its shape and type"
             )
         if self.base[value].op != "call_function":
             raise Untraceable(
-                "the forward pass assigns one buffer or input to another; use clone()"
+                f"{at(value)}the forward pass assigns another buffer or an input to buffer {name}; "
+                "use clone()"
             )
 
 

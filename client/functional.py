@@ -19,6 +19,7 @@ from torch import Tensor, fx
 from scheduler.errors import Untraceable
 
 from .layout import Layout, copy_storage
+from .places import at
 
 aten = torch.ops.aten
 
@@ -69,7 +70,7 @@ def changed_arguments(node: fx.Node) -> tuple[fx.Node, ...]:
             )
             if isinstance(value, list | tuple):
                 raise Untraceable(
-                    f"{node.target} changes a list of tensors; change them one by one"
+                    f"{at(node)}{node.target} changes a list of tensors; change them one by one"
                 )
             if isinstance(value, fx.Node):
                 found.append(value)
@@ -90,6 +91,7 @@ class Functional:
         self._owner: dict[int, fx.Node] = {}
         self._base: dict[int, fx.Node] = {}
         self._changes: dict[int, int] = {}
+        self._changers: dict[int, fx.Node] = {}
         # Nodes whose value is no single tensor; views by how often their storage was changed.
         self._computed: dict[fx.Node, fx.Node] = {}
         self._views: dict[tuple[fx.Node, int], fx.Node] = {}
@@ -113,9 +115,10 @@ class Functional:
         return self._views[place]
 
     @property
-    def changed_sources(self) -> list[fx.Node]:
-        """Recorded placeholders and constants whose content the step changes."""
-        return [n for k, n in self._owner.items() if self._changes[k] and n.op != "call_function"]
+    def changed_sources(self) -> dict[fx.Node, fx.Node]:
+        """Recorded placeholders and constants whose content the step changes, and who does so first."""
+        owners = ((self._owner[k], change) for k, change in self._changers.items())
+        return {owner: change for owner, change in owners if owner.op != "call_function"}
 
     def _add(self, node: fx.Node) -> None:
         keys = [storage_key(t) for t in tensors_in(self._values[node])]
@@ -130,7 +133,9 @@ class Functional:
             layouts: dict[int, Layout] = {}
             outputs = [(storage_key(t), Layout.of(t)) for t in tensors_in(self._values[node])]
             if any(known) or any(layouts.setdefault(k, one) != one for k, one in outputs):
-                raise Untraceable(f"outputs of {node.target} share memory; use another operator")
+                raise Untraceable(
+                    f"{at(node)}outputs of {node.target} share memory; use another operator"
+                )
             self._computed[node] = copied
         elif not known[0]:
             self._owner[keys[0]], self._base[keys[0]], self._changes[keys[0]] = node, copied, 0
@@ -150,12 +155,15 @@ class Functional:
             return  # Batch norm changes a module's buffers directly.
         self._base[key] = self.graph.call_function(copy_storage, (base,))
         self._changes[key] += 1
+        self._changers.setdefault(key, node)
 
     def _constant_view(self, node: fx.Node) -> fx.Node:
         """A constant in the memory of an earlier one: the same tensor used again, or a view of it."""
         value, base = self._values[node], self._base[storage_key(self._values[node])]
         if value.dtype != self._values[self._owner[storage_key(value)]].dtype:
-            raise Untraceable("two constant tensors of different types share memory; clone one")
+            raise Untraceable(
+                f"{at(node)}two constant tensors of different types share memory; clone one"
+            )
         place = list(value.shape), list(value.stride()), int(value.storage_offset())
         return self.graph.call_function(aten.as_strided.default, (base, *place))
 

@@ -36,5 +36,6 @@ def _replace(graph: fx.Graph, node: fx.Node, target: Any, value: Any, argument: 
     args = (list(value.shape), argument)
     with graph.inserting_before(node):
         new = graph.call_function(target, args, {"dtype": value.dtype, "device": value.device})
+    new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,6 +131,17 @@ MODULES = {
 }
 
 
+def line_of(raised) -> int:
+    """The line of this file that the message names."""
+    name = str(Path(__file__).relative_to(Path.cwd()))
+    return int(re.search(rf"{re.escape(name)}:(\d+): ", str(raised.value))[1])
+
+
+def lines_of(function) -> range:
+    lines, first = inspect.getsourcelines(function)
+    return range(first, first + len(lines))
+
+
 def one_line(raised) -> str:
     text = str(raised.value)
     assert "\n" not in text
@@ -143,9 +157,86 @@ def test_modules(change, capfd):
     with pytest.raises(Untraceable) as raised:
         trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
     assert MODULES[change] in one_line(raised)
+    if change is not swap_buffers:  # It leaves no operator behind; the message names the buffer.
+        assert str(raised.value).startswith("the model (Line), ")
+        assert line_of(raised) in lines_of(change)
     assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generator)
     assert capfd.readouterr() == ("", "")
+
+
+class Attention(nn.Module):
+    """Looks at its data; the helper that does so has a line of its own."""
+
+    def __init__(self, look):
+        super().__init__()
+        self.look = look
+
+    def forward(self, x):
+        return x * self.look(x)
+
+
+class Encoder(nn.Module):
+    """Attention three modules down, between modules of torch alone."""
+
+    def __init__(self, attention, width=6):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(6, width), attention if n == 1 else nn.ReLU()) for n in range(2)
+        )
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def traced(module, loss=LOSS):
+    return trace(module, loss, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
+
+
+def test_messages_name_the_module_by_its_place_in_the_model():
+    module = nn.Sequential(nn.Linear(6, 6), Encoder(Attention(lambda x: x.max().item())))
+    with pytest.raises(Untraceable) as raised:
+        traced(module)
+    assert "1.layers.1.1 (Attention), " in one_line(raised)
+    assert line_of(raised) in lines_of(test_messages_name_the_module_by_its_place_in_the_model)
+
+
+def test_errors_in_torchs_modules_name_these_and_the_users_line():
+    with pytest.raises(Untraceable) as raised:
+        traced(Encoder(nn.Identity(), width=5))
+    assert "layers.1.0 (Linear), " in one_line(raised)
+    assert line_of(raised) in lines_of(Encoder.forward)
+
+
+class Rounded(torch.autograd.Function):
+    """Looks at its data in the backward pass, where no module is at work any more."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * gradient.max().item()
+
+
+def test_errors_in_a_backward_pass_of_the_users_name_its_line():
+    module = nn.Sequential(nn.Linear(6, 6), Attention(Rounded.apply))
+    with pytest.raises(Untraceable) as raised:
+        traced(module)
+    assert line_of(raised) in lines_of(Rounded.backward)
+
+
+def test_errors_in_the_loss_name_its_line():
+    def loss(out, y):
+        return LOSS(out, y) * (2 if y.sum() > 3 else 1)
+
+    with pytest.raises(Untraceable) as raised:
+        traced(nn.Linear(6, 6), loss)
+    assert one_line(raised).startswith("the loss, ")
+    assert line_of(raised) in lines_of(loss)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +352,7 @@ def test_parameters_in_one_memory():
 
 
 def test_a_module_that_cannot_be_copied():
-    module = nn.Linear(6, 6)
-    module.lock = threading.Lock()
-    with pytest.raises(Untraceable, match="lock"):
+    module = nn.Sequential(nn.Linear(6, 6))
+    module[0].lock = threading.Lock()
+    with pytest.raises(Untraceable, match=r"0 \(Linear\).*lock"):
         trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))

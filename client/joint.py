@@ -1,0 +1,127 @@
+"""The training step as one function of its tensors, which `capture` records."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+
+from scheduler.errors import Untraceable
+from scheduler.graph import Phase
+
+from .guards import first_line
+from .places import Marks, Places, named
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Batch = tuple[Tensor, Tensor]
+
+
+class Joint:
+    """(parameters, buffers, x, y) -> (loss, gradients that exist, buffers), all flat.
+
+    The batch is cut into `chunks` as torch.chunk does; each goes through forward and backward pass in
+    turn, gradients are added in that order, as autograd adds them to .grad, and so are losses.
+    """
+
+    def __init__(
+        self, module: nn.Module, loss: Loss, wanted: tuple[str, ...], chunks: int = 1
+    ) -> None:
+        self.parameters = tuple(n for n, _ in module.named_parameters())
+        self.buffers = tuple(n for n, _ in module.named_buffers())
+        self.module, self.loss = _shell(module), loss
+        self.wanted, self.chunks = wanted, chunks
+        self.places = Places(self.module, Joint.__call__.__code__)
+        self.with_gradient: tuple[str, ...] = ()
+
+    def __call__(self, *flat: Tensor) -> tuple[Tensor, ...]:
+        """One step; whatever is recorded meanwhile is marked with its phase and place."""
+        state = dict(zip(self.parameters + self.buffers, flat, strict=False))
+        for name in self.wanted:
+            state[name] = state[name].detach().requires_grad_()
+        leaves = [state[name] for name in self.wanted]
+        total: Tensor | None = None
+        sums: dict[str, Tensor] = {}
+        with Marks(self.places) as marks, _autocast_cache():
+            for x, y in self._cut(*flat[-2:]):
+                marks.phase = Phase.FORWARD
+                loss = self.loss(functional_call(self.module, state, (x,)), y)
+                _require_scalar(loss)
+                marks.phase = Phase.BACKWARD
+                gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+                for name, gradient in zip(self.wanted, gradients, strict=True):
+                    if gradient is not None:
+                        sums[name] = sums[name] + gradient if name in sums else gradient
+                total = loss if total is None else total.detach() + loss.detach()
+        assert total is not None  # noqa: S101
+        self.with_gradient = tuple(n for n in self.wanted if n in sums)
+        return (
+            total,
+            *(sums[n] for n in self.with_gradient),
+            *(state[name] for name in self.buffers),
+        )
+
+    def _cut(self, x: Tensor, y: Tensor) -> Iterator[Batch]:
+        if self.chunks == 1:
+            return iter([(x, y)])
+        return zip(x.chunk(self.chunks), y.chunk(self.chunks), strict=True)
+
+
+@contextlib.contextmanager
+def _autocast_cache() -> Iterator[None]:
+    """Let torch.autocast keep the casts of parameters, as in eager training; make_fx forbids it.
+
+    A parameter that is used twice is then cast once, and its gradient rounded once.
+    """
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(True)
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+        torch.set_autocast_cache_enabled(before)
+
+
+def _shell(module: nn.Module) -> nn.Module:
+    """A copy of the module's Python side around the same tensors: tracing may change its attributes."""
+    memo: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    with _ShareTensors():
+        try:
+            return copy.deepcopy(module, memo)
+        except Exception as error:
+            raise Untraceable(
+                f"{_uncopied(module)} cannot be copied ({first_line(error)}); remove from it what "
+                "copy.deepcopy refuses"
+            ) from error
+
+
+def _uncopied(module: nn.Module) -> str:
+    """Which part of a module, the innermost, cannot be copied."""
+    tensors = {id(t): t for t in (*module.parameters(), *module.buffers())}
+    for name, part in reversed(list(module.named_modules())):
+        try:
+            copy.deepcopy(part, dict[int, Any](tensors))
+        except Exception:  # noqa: BLE001
+            return named(name, part)
+    return named("", module)
+
+
+class _ShareTensors(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func is torch.Tensor.__deepcopy__:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+def _require_scalar(loss: object) -> None:
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise Untraceable(f"the loss must be a 0-d tensor, not {got}; reduce it, e.g. with mean()")
+    if not loss.requires_grad:
+        raise Untraceable("the loss does not depend on any parameter that the optimizer trains")
