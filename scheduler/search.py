@@ -157,7 +157,14 @@ class Search:
         original = self.incumbent.problem
         reruns = all_reruns(original.graph)
         overlap = original.costs.overlap
-        outcome = self._solve(original, reruns, BOUND_SHARE if overlap else 1.0)
+        exact = _store_rows_are_exact(original)
+        outcome = self._solve(original, reruns, 1.0 if exact and not overlap else BOUND_SHARE)
+        if not exact:
+            if self._done():
+                return
+            if outcome.verdict is Verdict.INFEASIBLE:
+                self.cut_short = "the programs, which cannot let page copies come and go, ended"
+            outcome = self._solve(_without_store(original), reruns, BOUND_SHARE if overlap else 1.0)
         if outcome.bound is not None:
             self._note_bound(outcome.bound)
         if self.incumbent.plan is None and outcome.verdict is Verdict.INFEASIBLE:
@@ -386,6 +393,13 @@ def _terms(problem: Problem, reruns: frozenset[Slot]) -> int:
     """At most so many terms stand in a program's rows of RAM: every tensor in every slot."""
     graph = problem.graph
     return (len(graph.operators) + len(reruns)) * len(graph.tensors)
+
+
+def _store_rows_are_exact(problem: Problem) -> bool:
+    """Whether the program's rows of the page store say what the law says: all copies fit, or none does."""
+    limit = problem.budget.page_store_bytes
+    sizes = [t.size_bytes for t in problem.graph.tensors if t.pageable and t.size_bytes]
+    return limit is None or sum(sizes) <= limit or limit < min(sizes)
 
 
 def _without_store(problem: Problem) -> Problem:

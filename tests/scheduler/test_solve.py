@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 
 import pytest
@@ -10,13 +11,18 @@ from hypothesis import strategies as st
 
 from scheduler import (
     Budget,
+    Cost,
+    Graph,
     Infeasible,
     InvalidPlan,
+    Kind,
     NoPlanInTime,
+    Operator,
     Plan,
     Problem,
     Solution,
     Status,
+    Tensor,
     check,
     floor,
     keep_all,
@@ -31,7 +37,7 @@ from scheduler.encode import encode
 from scheduler.formulation import formulate
 from scheduler.reruns import all_reruns
 from tests.scheduler.brute_force import least_energy_j
-from tests.scheduler.problems import chain
+from tests.scheduler.problems import chain, with_unit_costs
 from tests.strategies import problems
 
 SLOW = settings(
@@ -180,6 +186,64 @@ def test_page_store_limit_is_kept() -> None:
     used = replay(solution.plan, replace(problem, budget=budget))
     assert 0 < used.page_store_peak_bytes <= 10
     assert used.recomputed
+
+
+def copies_in_turn(rerun_j: float) -> Problem:
+    """Two tensors that must leave RAM one after the other; the page store holds one of them.
+
+    Both are read at the end, and in the program a copy stays until its tensor's last use: it has room
+    for one copy only, though both would fit in turn.
+    """
+    sizes, reads = (10, 10, 20, 1, 20, 1, 1), ((), (), (1,), (2,), (0,), (4,), (0, 1))
+    tensors = tuple(
+        Tensor(id=k, name=f"t{k}", size_bytes=size, kind=Kind.ACTIVATION)
+        for k, size in enumerate(sizes)
+    )
+    operators = tuple(
+        Operator(id=k, name=f"op{k}", inputs=inputs, outputs=(k,), recomputable=k < 2)
+        for k, inputs in enumerate(reads)
+    )
+    problem = with_unit_costs(Graph(operators=operators, tensors=tensors, results=(6,)), 0.5)
+    first = tuple(Cost(time_s=1.0, energy_j=rerun_j) for _ in range(2))
+    costs = replace(problem.costs, operators=(*first, *problem.costs.operators[2:]))
+    return replace(problem, costs=costs, budget=Budget(ram_bytes=31, page_store_bytes=10))
+
+
+def test_under_a_page_store_limit_nothing_is_called_optimal_or_infeasible_unless_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.import_module("scheduler.solve"), "_known_plans", lambda _: ())
+    problem = copies_in_turn(rerun_j=4.0)
+    best = least_energy_j(problem)
+    solution = solved(problem)
+    assert best is not None
+    assert solution is not None
+    assert solution.lower_bound_j <= best < solution.cost.energy_j
+    assert solution.status is Status.FEASIBLE
+    fixed = tuple(replace(op, recomputable=False) for op in problem.graph.operators)
+    once = replace(problem, graph=replace(problem.graph, operators=fixed))
+    assert least_energy_j(once) == best
+    with pytest.raises(NoPlanInTime, match="page copies"):
+        solve(once, backend=Highs())
+    none = replace(once, budget=Budget(ram_bytes=31, page_store_bytes=0))
+    assert least_energy_j(none) is None
+    with pytest.raises(Infeasible):
+        solve(none, backend=Highs())
+
+
+@settings(SLOW, max_examples=20)
+@given(problems(max_operators=4, binding=True, with_deadline=False), st.integers(0, 25))
+def test_what_is_proven_under_a_page_store_limit_is_true(problem: Problem, limit: int) -> None:
+    limited = replace(problem, budget=replace(problem.budget, page_store_bytes=limit))
+    best = least_energy_j(limited)
+    try:
+        solution = solved(limited)
+    except NoPlanInTime:
+        return
+    if solution is None:
+        assert best is None
+    elif best is not None:
+        assert solution.lower_bound_j <= best * (1 + 1e-6) + 1e-6
 
 
 def test_no_time_gives_the_best_plan_known_as_feasible() -> None:
