@@ -15,6 +15,7 @@ from scheduler.errors import BadInput
 
 from .capture import Batch
 from .interpreter import Interpreter
+from .meter import NOT_ASKED, Meter, NoMeter, Tally
 from .page_store import PageStore
 from .prepare import Prepared
 
@@ -26,6 +27,9 @@ class TrainReport:
     `recomputed` counts operator runs beyond the first in one step. So that a failed step can be undone,
     `undo_ram_bytes` of the peak are copies in RAM that the plan leaves room for, and
     `undo_written_bytes` were really written; the plan's time and energy do not know of them.
+
+    `metered_energy_j` is what a real meter counted meanwhile, idle power and other programs included, or
+    None without one. `energy_source` says which meter that was, else why it is the profile's estimate.
     """
 
     steps: int
@@ -42,6 +46,8 @@ class TrainReport:
     recomputed: int
     undo_ram_bytes: int
     undo_written_bytes: int
+    metered_energy_j: float | None
+    energy_source: str
 
 
 def train(
@@ -51,6 +57,7 @@ def train(
     batches: Iterable[Batch],
     store_path: Path,
     on_step: Callable[[int, float], None] | None = None,
+    meter: Meter | NoMeter = NOT_ASKED,
 ) -> TrainReport:
     """Train on the batches, one step each; `on_step` gets the step's number (from 1) and loss.
 
@@ -68,16 +75,20 @@ def train(
         ) as store,
         Interpreter(prepared.traced, problem, plan, store, module, optimizer) as step,
     ):
+        tally = Tally(meter)
         for x, y in batches:
             losses.append(step(x, y))
+            tally.read()
             if on_step is not None:
                 on_step(len(losses), losses[-1])
     if not losses:
         raise BadInput("there is no batch to train on; give at least one")
-    return _report(prepared, losses, step)
+    return _report(prepared, losses, step, tally)
 
 
-def _report(prepared: Prepared, losses: list[float], step: Interpreter) -> TrainReport:
+def _report(
+    prepared: Prepared, losses: list[float], step: Interpreter, tally: Tally
+) -> TrainReport:
     problem, layouts = prepared.problem, prepared.traced.program.layouts
     used, steps = replay(prepared.solution.plan, problem), len(losses)
     return TrainReport(
@@ -95,4 +106,6 @@ def _report(prepared: Prepared, losses: list[float], step: Interpreter) -> Train
         recomputed=len(used.recomputed),
         undo_ram_bytes=step.undo_ram_bytes,
         undo_written_bytes=step.undo_written_bytes,
+        metered_energy_j=tally.joules,
+        energy_source=tally.source(f"the estimate of profile {prepared.device.name}"),
     )

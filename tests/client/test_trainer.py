@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from client.meter import NoMeter
 from client.prepare import pose, pose_step, prepare
 from client.trainer import train
 from client.workload import Examples, Workload
@@ -196,3 +197,36 @@ def test_a_step_seen_before_is_traced_but_not_solved_again(mlp, tmp_path):
     assert again.solution.backend == f"{first.solution.backend} (from the cache)"
     assert again.solution.plan == first.solution.plan
     assert "cache" not in prepared(ram_bytes=budget + 1, cache=cache).solution.backend
+
+
+class Counting:
+    """A meter that has counted 2 J more at each reading."""
+
+    name = "made-up meter"
+
+    def __init__(self, readings=1000):
+        self.total_j, self.left = 0.0, readings
+
+    def joules(self):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("gone")
+        self.total_j += 2.0
+        return self.total_j
+
+
+@pytest.mark.parametrize(
+    ("meter", "joules", "source"),
+    [
+        (Counting(), 8.0, "made-up meter"),
+        (Counting(readings=3), None, "the estimate of profile raspberry-pi-4b (no meter: made-up"),
+        (NoMeter(reason="none"), None, "the estimate of profile raspberry-pi-4b (no meter: none)"),
+    ],
+)
+def test_the_report_says_whose_energy_it_has(mlp, tmp_path, meter, joules, source):
+    module, optimizer = fresh()
+    report = train(mlp, module, optimizer, batches(Mlp, 4), tmp_path / "pages", None, meter)
+    assert report.metered_energy_j == joules
+    assert report.energy_source.startswith(source)
+    used = replay(mlp.solution.plan, mlp.problem)
+    assert report.energy_j == pytest.approx(4 * used.energy_j)
