@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench-paper bench-plan setup demo test lint lean check format protos clean
+.PHONY: help bench-paper bench-plan bench-predict setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -57,6 +57,9 @@ bench-paper: $(STAMP) ## POET and every baseline on the networks and devices of 
 
 bench-plan: $(STAMP) ## Energy, proven gap and seconds of planning, against the targets (hours; ARGS="--quick": minutes).
 	$(BIN)/python -m benchmarks.plan $(ARGS)
+
+bench-predict: $(STAMP) ## Predicted against measured step time on this machine (some minutes; best with nothing else running).
+	$(BIN)/python -m benchmarks.predict $(ARGS)
 
 protos: $(STAMP) ## Generate protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py from protos/*.proto.
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. protos/*.proto

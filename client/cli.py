@@ -25,12 +25,19 @@ DeviceOption = Annotated[
     str | None, typer.Option(help="Device profile: a name (fedpoet devices) or a .toml file.")
 ]
 BatchOption = Annotated[int | None, typer.Option(min=1, help="Examples per training step.")]
+MeasuredOption = Annotated[
+    bool,
+    typer.Option(
+        "--measured", help="Charge every operator what it takes on this machine, measured now."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the `fedpoet` command."""
     cli.register(app, Front(given=_given, read_plan=_read_plan, write_plan=_write_plan))
     app.command()(train)
+    app.command()(profile)
 
 
 def train(
@@ -49,6 +56,7 @@ def train(
         Path | None, typer.Option(help="Where to write the trained model (safetensors).")
     ] = None,
     no_cache: CacheOption = False,
+    measured: MeasuredOption = False,
 ) -> None:
     """Train a workload on this machine by its plan, within a RAM budget."""
     import torch
@@ -59,7 +67,10 @@ def train(
     from scheduler.files import require_target, write_atomically
     from scheduler.view.rows import lines
 
+    from .costs import measured_costs, profile_costs
+    from .figures import energy_text
     from .local import train_locally
+    from .meter import find_meter
     from .state import get_arrays
     from .workload import load_workload, with_training
 
@@ -79,6 +90,8 @@ def train(
             seed=seed,
             on_step=advance,
             cache=None if no_cache else PlanCache(folder=default_cache_folder()),
+            costing=measured_costs if measured else profile_costs,
+            meter=find_meter(),
         )
     if out is not None:
         write_atomically(out, save(get_arrays(outcome.model)))
@@ -95,13 +108,80 @@ def train(
                 ("RAM budget", f"{report.ram_budget_bytes:,} bytes"),
                 ("predicted peak", f"{report.predicted_peak_bytes:,} bytes"),
                 ("measured peak", f"{report.measured_peak_bytes:,} bytes"),
+                ("energy", energy_text(report)),
             )
         )
     )
 
 
+def profile(
+    out: Annotated[Path, typer.Option(help="Where to write the device profile (.toml).")],
+    store: Annotated[
+        Path | None, typer.Option(help="Folder to page to; the system's temporary one unless told.")
+    ] = None,
+    workload: Annotated[
+        str | None, typer.Option(help="Measure the operators of this workload's step, too.")
+    ] = None,
+    batch_size: BatchOption = None,
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to write that step with its measured costs, as a problem in JSON."
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch; train uses 1.")] = 1,
+) -> None:
+    """Measure this machine: RAM, page store, compute rate, power, and a workload's operators."""
+    import tempfile
+    import time
+    from functools import partial
+
+    import torch
+
+    from scheduler.device import dump_device
+    from scheduler.files import require_target, write_atomically, write_problem
+
+    from .costs import measured_costs
+    from .figures import cost_lines, profile_lines
+    from .meter import find_meter
+    from .prepare import pose
+    from .profile import profile_machine
+    from .workload import load_workload, with_training
+
+    if out.suffix != ".toml":
+        raise BadInput(f"{out}: the name of a device profile must end in .toml")
+    if (costs is not None or batch_size is not None) and workload is None:
+        raise BadInput("--costs and --batch-size need --workload NAME")
+    for target in filter(None, (out, costs)):
+        require_target(target)
+    torch.set_num_threads(threads)
+    with cli.working("measuring this machine"):
+        device = profile_machine(
+            name=out.stem,
+            store_folder=Path(tempfile.gettempdir()) if store is None else store,
+            today=time.strftime("%Y-%m-%d"),
+            meter=find_meter(),
+        )
+    write_atomically(out, dump_device(device).encode())
+    typer.echo(profile_lines(device))
+    if workload is None:
+        return
+    chosen = with_training(load_workload(workload), batch_size=batch_size, local_epochs=None)
+    with _bar("measuring operators", loss=False) as advance:
+
+        def measured(done: int, total: int) -> None:
+            advance(done, total, 0.0)
+
+        problem = pose(
+            chosen, device, costing=partial(measured_costs, on_operator=measured)
+        ).problem
+    if costs is not None:
+        write_problem(problem, costs)
+    typer.echo(f"\n{cost_lines(problem)}")
+
+
 @contextmanager
-def _bar(label: str) -> Iterator[Callable[[int, int, float], None]]:
+def _bar(label: str, *, loss: bool = True) -> Iterator[Callable[[int, int, float], None]]:
     """A progress bar; the callback takes steps done, steps in all and the loss."""
     from rich.console import Console
     from rich.progress import (
@@ -116,14 +196,15 @@ def _bar(label: str) -> Iterator[Callable[[int, int, float], None]]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
+        *([TextColumn("loss {task.fields[loss]:.4f}")] if loss else []),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        task = progress.add_task(f"planning, then {label}", total=None, loss=float("nan"))
+        first = f"planning, then {label}" if loss else f"tracing, then {label}"
+        task = progress.add_task(first, total=None, loss=float("nan"))
 
         def advance(done: int, total: int, loss: float) -> None:
             progress.update(task, description=label, completed=done, total=total, loss=loss)
@@ -136,25 +217,33 @@ def _given(
     workload: WorkloadOption = None,
     device: DeviceOption = None,
     batch_size: BatchOption = None,
+    measured: MeasuredOption = False,
 ) -> Given:
     """A problem file, or a workload on a device."""
     if (problem is None) == (workload is None):
         raise BadInput("give either --problem FILE, or --workload NAME with --device NAME")
     if workload is None:
-        if device is not None or batch_size is not None:
-            raise BadInput("--device and --batch-size go with --workload; a problem file has both")
+        if device is not None or batch_size is not None or measured:
+            raise BadInput(
+                "--device, --batch-size and --measured go with --workload; a problem file has them"
+            )
         return from_file(problem)
     if device is None:
         raise BadInput("--workload needs --device NAME (see fedpoet devices)")
+    import torch
+
     from scheduler import load_device
 
+    from .costs import measured_costs, profile_costs
     from .prepare import pose
     from .what_if import changes
     from .workload import load_workload, with_training
 
     chosen = with_training(load_workload(workload), batch_size=batch_size, local_epochs=None)
     profile = load_device(device)
-    posed = pose(chosen, profile).problem
+    if measured:
+        torch.set_num_threads(1)  # as in training
+    posed = pose(chosen, profile, costing=measured_costs if measured else profile_costs).problem
     return Given(problem=posed, changes=lambda: changes(chosen, profile))
 
 

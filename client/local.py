@@ -14,6 +14,8 @@ import torch
 from scheduler import DeviceProfile, PlanCache
 from scheduler.errors import BadInput
 
+from .costs import Costing, profile_costs
+from .meter import NOT_ASKED, Meter, NoMeter
 from .prepare import Prepared, planned, pose
 from .state import score
 from .trainer import TrainReport, train
@@ -41,10 +43,12 @@ def train_locally(
     seed: int = 0,
     on_step: Callable[[int, int, float], None] | None = None,
     cache: PlanCache | None = None,
+    costing: Costing = profile_costs,
+    meter: Meter | NoMeter = NOT_ASKED,
 ) -> LocalOutcome:
     """Train a fresh model on one partition; `on_step` gets steps done, steps in all, and the loss.
 
-    A plan that `cache` knows is not searched for again.
+    A plan that `cache` knows is not searched for again. `costing` is `pose`'s, `meter` is `train`'s.
 
     Raises what `prepare` and `train` raise. torch's global generator is left as it was.
     """
@@ -56,6 +60,7 @@ def train_locally(
         partition=partition,
         ram_bytes=ram_bytes,
         deadline_factor=deadline_factor,
+        costing=costing,
     )
     prepared = planned(posed, time_limit_s=time_limit_s, cache=cache)
     examples = workload.training_examples(partition)
@@ -81,6 +86,7 @@ def train_locally(
                 batches(examples, workload, np.random.default_rng(seed)),
                 Path(folder) / "store.pages",
                 stepped,
+                meter,
             )
         scores = score(workload, model, workload.test())
     return LocalOutcome(model=model, prepared=prepared, report=report, scores=scores)

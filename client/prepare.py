@@ -17,12 +17,12 @@ from scheduler import (
     Status,
     cached_solve,
     check,
-    cost_table,
     replay,
 )
 from scheduler.problem import Cost
 
 from .capture import Batch, Loss
+from .costs import Costing, profile_costs
 from .grouping import MAX_OPERATORS
 from .measure import with_workspace
 from .program import Traced
@@ -54,6 +54,7 @@ def pose(
     partition: int = 0,
     ram_bytes: int | None = None,
     deadline_factor: float | None = None,
+    costing: Costing = profile_costs,
 ) -> Posed:
     """The problem of training a workload on a device; torch's generator stays as it is."""
     examples = workload.training_examples(partition)
@@ -69,6 +70,7 @@ def pose(
             device=device,
             ram_bytes=ram_bytes,
             deadline_factor=deadline_factor,
+            costing=costing,
         )
 
 
@@ -81,21 +83,27 @@ def pose_step(
     device: DeviceProfile,
     ram_bytes: int | None = None,
     deadline_factor: float | None = None,
+    costing: Costing = profile_costs,
+    accumulate: int = 1,
     max_operators: int = MAX_OPERATORS,
 ) -> Posed:
     """Trace, measure and cost one training step.
 
     `ram_bytes` is the whole step's budget; None takes what the device leaves for training. The
     deadline is `deadline_factor` times the time of computing everything once. Of the page store, the
-    plan may use what undoing a failed step leaves. `max_operators` is `trace`'s. Raises Untraceable.
+    plan may use what undoing a failed step leaves. `accumulate` and `max_operators` are `trace`'s.
+    `costing` makes the cost table: `profile_costs`, or `measured_costs` for training on this very
+    machine. Raises Untraceable.
     """
-    traced = trace(module, loss, optimizer, batch, max_operators=max_operators)
+    traced = trace(
+        module, loss, optimizer, batch, accumulate=accumulate, max_operators=max_operators
+    )
     traced = with_workspace(traced, module, optimizer)
     budget = Budget(
         ram_bytes=device.trainable_bytes if ram_bytes is None else ram_bytes,
         page_store_bytes=max(0, device.page_store_bytes - _store_overhead_bytes(traced, device)),
     )
-    costs = cost_table(traced.graph, device)
+    costs = costing(traced, module, optimizer, device)
     problem = Problem(graph=traced.graph, costs=costs, budget=budget)
     if deadline_factor is not None:
         time_s = deadline_factor * problem.compute_once.time_s
@@ -112,6 +120,8 @@ def prepare(
     device: DeviceProfile,
     ram_bytes: int | None = None,
     deadline_factor: float | None = None,
+    costing: Costing = profile_costs,
+    accumulate: int = 1,
     time_limit_s: float = 60.0,
     plan: Plan | None = None,
     cache: PlanCache | None = None,
@@ -128,6 +138,8 @@ def prepare(
         device=device,
         ram_bytes=ram_bytes,
         deadline_factor=deadline_factor,
+        costing=costing,
+        accumulate=accumulate,
     )
     return planned(posed, time_limit_s=time_limit_s, plan=plan, cache=cache)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from dataclasses import dataclass, fields
 from importlib import resources
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +155,25 @@ def parse_device(text: str, where: str) -> DeviceProfile:
     )
     _require_usable(device, where)
     return device
+
+
+def dump_device(device: DeviceProfile) -> str:
+    """TOML text that `parse_device` reads back as the same profile, given a source for every number."""
+    head = f"name = {_text(device.name)}\ndescription = {_text(device.description)}\n"
+    tables = (
+        f"\n[{label}]\nvalue = {_value(attrgetter(label)(device))}\nsource = {_text(source)}\n"
+        for label, source in device.sources
+    )
+    return head + "".join(tables)
+
+
+def _text(text: str) -> str:
+    # JSON escapes what TOML does, but for one control character.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _value(value: float) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _require_usable(device: DeviceProfile, where: str) -> None:

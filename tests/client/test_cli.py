@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import load_file
 
 from protos.files import read_plan, read_problem, write_problem
-from scheduler import check, replay
+from scheduler import check, load_device, replay
 from simulations.cli import main
 from tests.scheduler.problems import chain
 
@@ -96,6 +96,51 @@ def test_train_prints_budget_and_measured_peak(tmp_path: Path) -> None:
     measured = int(rows["measured peak"].split()[0].replace(",", ""))
     assert 0 < measured <= 200_000
     assert model.stat().st_size > 0
+
+
+def test_train_says_whose_energy_it_prints() -> None:
+    done = fedpoet("train", "--workload", "digits", "--epochs", "1", "--measured", "--no-cache")
+    assert done.returncode == 0, done.stderr
+    (energy,) = (
+        line for line in done.stdout.splitlines() if line.startswith("energy  ") and " by " in line
+    )
+    assert " J by " in energy
+
+
+def test_profile_measures_this_machine_and_a_workload_on_it(tmp_path: Path) -> None:
+    device, costs, plan = tmp_path / "here.toml", tmp_path / "costs.json", tmp_path / "plan.json"
+    done = fedpoet(
+        *("profile", "--out", device, "--store", tmp_path),
+        *("--workload", "digits", "--batch-size", "4", "--costs", costs),
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("ram_bytes", "page_in.bytes_per_s", "measured on", "all, each once"):
+        assert word in done.stdout
+    profile, posed = load_device(str(device)), read_problem(costs)
+    assert profile.name == "here"
+    assert posed.costs.page_in[0] == profile.page_in.cost(
+        posed.graph.tensors[0].size_bytes, profile.page_block_bytes
+    )
+    assert all(cost.time_s > 0 for cost in posed.costs.operators)
+    assert fedpoet("plan", "--problem", costs, "--out", plan).returncode == 0
+    assert fedpoet("check", plan, "--problem", costs).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--out", "here.json"), "must end in .toml"),
+        (("--out", "here.toml", "--costs", "costs.json"), "need --workload"),
+        (("--out", "nowhere/here.toml"), "not a folder"),
+        (("--out", "here.toml", "--store", "nowhere"), "give another folder"),
+    ],
+)
+def test_profile_refuses_what_it_cannot_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(fedpoet("profile", *arguments), 2, words)
+    assert not list(tmp_path.iterdir())
 
 
 def test_below_the_floor_names_floor_and_operator(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from scheduler import PageLink, cost_table, device_names, load_device
-from scheduler.device import parse_device
+from scheduler import DeviceProfile, PageLink, cost_table, device_names, load_device
+from scheduler.device import dump_device, parse_device
 from scheduler.errors import BadFile, BadInput, UnknownName
 from scheduler.units import parse_bytes
 from tests.scheduler.problems import training_step
@@ -81,3 +83,44 @@ def test_sizes_as_people_write_them() -> None:
     for bad in ("", "0", "-5", "12 apples", "KB", "1e6"):
         with pytest.raises(BadInput, match="is not a size"):
             parse_bytes(bad)
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_a_shipped_profile_written_is_read_back(name: str) -> None:
+    device = load_device(name)
+    assert parse_device(dump_device(device), "again") == device
+
+
+WHOLE, REAL = st.integers(1, 2**62), st.floats(1e-9, 1e18)
+LINKS = st.builds(PageLink, latency_s=REAL, bytes_per_s=REAL, watts=REAL)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(st.data(), TEXTS, WHOLE, WHOLE, REAL, st.tuples(LINKS, LINKS), st.booleans())
+def test_any_profile_written_is_read_back(
+    data: st.DataObject,
+    text: str,
+    small: int,
+    large: int,
+    rate: float,
+    links: tuple[PageLink, PageLink],
+    overlap: bool,
+) -> None:
+    labels = [label for label, _ in load_device("mkr1000").sources]
+    sources = data.draw(st.lists(TEXTS, min_size=len(labels), max_size=len(labels)))
+    device = DeviceProfile(
+        name=text,
+        description=text[::-1],
+        ram_bytes=small + large,
+        reserved_bytes=small,
+        page_store_bytes=large,
+        page_block_bytes=small,
+        flops_per_s=rate,
+        compute_w=rate,
+        idle_w=rate,
+        page_in=links[0],
+        page_out=links[1],
+        overlap=overlap,
+        sources=tuple(zip(labels, sources, strict=True)),
+    )
+    assert parse_device(dump_device(device), "again") == device

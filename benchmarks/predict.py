@@ -1,0 +1,274 @@
+"""Predicted against measured time of a training step on this very machine.
+
+    python -m benchmarks.predict --only mlp gru --rounds 3
+
+Predicted is `replay` of the plan under a cost table measured here, operator by operator and page by page;
+measured is the interpreter's step. Each model is planned twice: with RAM to spare, and with RAM halfway
+between the floor and what keep-all needs. Costs and steps are measured in turn, in several rounds, since
+other programs disturb both; the ratio of a row is the median of its rounds. Exit code 0 whether or not the
+target (a median |ratio - 1| of at most 15 %) is met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.models import Step, adam, adamw, images, masks, sequences, sgd, texts
+from benchmarks.networks import Gru, UNet, bert, mobilenet_v2, resnet18, vgg16
+from client.costs import measured_costs
+from client.interpreter import Interpreter
+from client.meter import NoMeter
+from client.page_store import PageStore
+from client.prepare import Posed, pose_step
+from client.profile import profile_machine
+from scheduler import DeviceProfile, Plan, Problem, floor, keep_all, load_device, replay, solve
+from scheduler.sweep import budgets_between
+
+TARGET = 0.15
+WARM_UP = 3  # the first steps make the optimizer's state and are watched by the allocator's trace
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    )
+
+
+def vectors() -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(32, 64), torch.arange(32) % 10
+
+
+STEPS = (
+    Step(
+        name="mlp",
+        description="64-256-256-10, batch 32, Adam",
+        build=mlp,
+        optimizer=adam,
+        batch=vectors,
+    ),
+    Step(
+        name="resnet18",
+        description="batch 4, SGD with momentum",
+        build=resnet18,
+        optimizer=sgd,
+        batch=partial(images, 4, 32),
+    ),
+    Step(
+        name="vgg16",
+        description="batch 4, SGD with momentum",
+        build=vgg16,
+        optimizer=sgd,
+        batch=partial(images, 4, 32),
+    ),
+    Step(
+        name="mobilenetv2",
+        description="batch 8, SGD with momentum",
+        build=mobilenet_v2,
+        optimizer=sgd,
+        batch=partial(images, 8, 32),
+    ),
+    Step(
+        name="unet",
+        description="width 16, 64 x 64, batch 2, Adam",
+        build=partial(UNet, 16, 2),
+        optimizer=adam,
+        batch=partial(masks, 2, 64),
+    ),
+    Step(
+        name="bert4",
+        description="hidden 512, 128 tokens, batch 2, AdamW",
+        build=partial(bert, 4, 512),
+        optimizer=adamw,
+        batch=partial(texts, 2),
+    ),
+    Step(
+        name="gru",
+        description="two layers of 256, 32 steps, batch 16, Adam",
+        build=partial(Gru, 40, 256, 2, 12),
+        optimizer=adam,
+        batch=partial(sequences, 16, 32, 40, 12),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model under one budget; times are of the round whose ratio is the median."""
+
+    name: str
+    ram: str
+    ram_bytes: int
+    predicted_s: float
+    measured_s: float
+    ratio: float
+    paged_bytes: int
+    recomputed: int
+
+
+def main() -> None:
+    options = _options()
+    torch.set_num_threads(options.threads)
+    device = _device(options)
+    print(device.description)
+    for name, link in (("page in", device.page_in), ("page out", device.page_out)):
+        print(f"{name}: {link.latency_s * 1e6:.0f} us, then {link.bytes_per_s / 1e9:.2f} GB/s")
+    print(f"load average before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
+    print(
+        f"{'model':12} {'RAM':>7} {'bytes':>13} {'predicted':>11} {'measured':>11} {'ratio':>6} "
+        f"{'paged':>13} recomputed"
+    )
+    rows: list[Row] = []
+    for step in STEPS:
+        if not options.only or step.name in options.only:
+            for row in _rows(step, device, options):
+                rows.append(row)
+                print(_line(row), flush=True)
+    off = {ram: [abs(r.ratio - 1) for r in rows if r.ram == ram] for ram in ("slack", "halfway")}
+    print(f"load average after: {os.getloadavg()[0]:.2f}")
+    for ram, values in off.items():
+        print(f"median |ratio - 1|, {ram}: {statistics.median(values):.1%}")
+    both = statistics.median([v for values in off.values() for v in values])
+    print(
+        f"median |ratio - 1|, all: {both:.1%}; target {TARGET:.0%}: {'met' if both <= TARGET else 'missed'}"
+    )
+    if options.out:
+        options.out.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME")
+    parser.add_argument(
+        "--device", metavar="FILE", help="a profile of this machine; measured unless given"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=15, help="measured in each round")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    parser.add_argument("--time-limit", type=float, default=10.0, help="seconds of planning")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the rows as JSON")
+    return parser.parse_args()
+
+
+def _device(options: argparse.Namespace) -> DeviceProfile:
+    if options.device:
+        return load_device(options.device)
+    return profile_machine(
+        name="here",
+        store_folder=Path(tempfile.gettempdir()),
+        today=time.strftime("%Y-%m-%d"),
+        meter=NoMeter(reason="time alone is asked for"),
+    )
+
+
+def _rows(step: Step, device: DeviceProfile, options: argparse.Namespace) -> Iterator[Row]:
+    module = step.build()
+    module.train()
+    batch = step.batch()
+    optimizer = step.optimizer(module.parameters())
+    posed = pose_step(module, step.loss, optimizer, batch, device=device)
+
+    def costed(problem: Problem) -> Problem:
+        costs = measured_costs(posed.traced, module, optimizer, device)
+        return replace(problem, costs=costs)
+
+    first = costed(posed.problem)
+    runs = [_Run.of(step, posed, first, ram, options) for ram in ("slack", "halfway")]
+    ratios: list[list[tuple[float, float]]] = [[] for _ in runs]
+    for _ in range(options.rounds):
+        again = costed(posed.problem)
+        for run, pairs in zip(runs, ratios, strict=True):
+            predicted_s = replay(run.plan, replace(again, budget=run.problem.budget)).time_s
+            pairs.append((predicted_s, run.measured_s(options.steps)))
+    for run, pairs in zip(runs, ratios, strict=True):
+        yield run.row(pairs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """One model's plan for one budget, and how to run it."""
+
+    step: Step
+    posed: Posed
+    ram: str
+    problem: Problem
+    plan: Plan
+
+    @classmethod
+    def of(
+        cls, step: Step, posed: Posed, problem: Problem, ram: str, options: argparse.Namespace
+    ) -> _Run:
+        keep_bytes = budgets_between(problem, 2)[-1]
+        if ram == "slack":
+            # Twice what is needed: the way back from a failed step is kept in RAM too.
+            problem = replace(problem, budget=replace(problem.budget, ram_bytes=2 * keep_bytes))
+            plan = keep_all(problem)
+        else:
+            half = (floor(problem).ram_bytes + keep_bytes) // 2
+            problem = replace(problem, budget=replace(problem.budget, ram_bytes=half))
+            plan = solve(problem, time_limit_s=options.time_limit).plan
+        return cls(step=step, posed=posed, ram=ram, problem=problem, plan=plan)
+
+    def measured_s(self, steps: int) -> float:
+        """Median seconds of a step of the interpreter."""
+        step = self.step
+        torch.manual_seed(0)
+        module = step.build()
+        module.train()
+        optimizer, (x, y) = step.optimizer(module.parameters()), step.batch()
+        if x.is_floating_point():
+            x.normal_()
+        times: list[float] = []
+        with tempfile.TemporaryDirectory() as folder:
+            store = partial(
+                PageStore, Path(folder) / "pages", block_bytes=self.posed.device.page_block_bytes
+            )
+            with (
+                store() as pages,
+                Interpreter(
+                    self.posed.traced, self.problem, self.plan, pages, module, optimizer
+                ) as run,
+            ):
+                for n in range(WARM_UP + steps):
+                    start_s = time.perf_counter()
+                    run(x, y)
+                    if n >= WARM_UP:
+                        times.append(time.perf_counter() - start_s)
+        return statistics.median(times)
+
+    def row(self, pairs: list[tuple[float, float]]) -> Row:
+        """The round in the middle."""
+        predicted_s, measured_s = sorted(pairs, key=lambda p: p[0] / p[1])[len(pairs) // 2]
+        used = replay(self.plan, self.problem)
+        return Row(
+            name=self.step.name,
+            ram=self.ram,
+            ram_bytes=self.problem.budget.ram_bytes,
+            predicted_s=predicted_s,
+            measured_s=measured_s,
+            ratio=predicted_s / measured_s,
+            paged_bytes=used.page_in_bytes + used.page_out_bytes,
+            recomputed=len(used.recomputed),
+        )
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.name:12} {row.ram:>7} {row.ram_bytes:13,} {row.predicted_s * 1e3:8.2f} ms "
+        f"{row.measured_s * 1e3:8.2f} ms {row.ratio:6.2f} {row.paged_bytes:13,} {row.recomputed:10}"
+    )
+
+
+if __name__ == "__main__":
+    main()
