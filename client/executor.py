@@ -1,11 +1,6 @@
 """The executor as a library of its own: plan the step of a training loop, then call it.
 
-    step = plan_step(model, loss, optimizer, batch, ram="1GiB")
-    for batch in loader:
-        loss_value = step(batch)
-    step.close()
-
-docs/executor.md says what it promises.
+docs/executor.md has an example and says what is promised.
 """
 
 from __future__ import annotations
@@ -43,6 +38,7 @@ def plan_step(
     batch: Batch,
     *,
     ram: str | int,
+    accumulate: int = 1,
     device: DeviceProfile | str = DEFAULT_DEVICE,
     deadline_factor: float | None = None,
     time_limit_s: float = 60.0,
@@ -53,9 +49,10 @@ def plan_step(
 
     `loss` takes the model's output and y and returns a 0-d tensor. `batch` is (x, y), two tensors, of
     which only shapes and types matter. `ram` is in bytes or text such as "1GiB", and includes
-    parameters, gradients, optimizer state, buffers and the batch. `device` is a profile or its name;
-    it decides which of the fitting plans is best (its time and energy), and how large the page store
-    may get, never a result. A deadline is `deadline_factor` times computing everything once on it.
+    parameters, gradients, optimizer state, buffers and the batch. With `accumulate`, a batch goes
+    through the model in so many micro-batches: see PlannedStep. `device` is a profile or its name; it
+    decides which of the fitting plans is best (its time and energy), and how large the page store may
+    get, never a result. A deadline is `deadline_factor` times computing everything once on it.
     `time_limit_s` is what planning may take. The page store lies in `folder`, by default the system's
     folder for temporary files: name one on a disk where that is RAM. With `cache`, plans found before
     are looked up.
@@ -64,6 +61,8 @@ def plan_step(
     BadInput.
     """
     ram_bytes = parse_bytes(ram) if isinstance(ram, str) else ram
+    if accumulate < 1:
+        raise BadInput(f"accumulate is a number of micro-batches, at least 1, not {accumulate}")
     planner = partial(
         prepare,
         model,
@@ -71,6 +70,7 @@ def plan_step(
         optimizer,
         device=load_device(device) if isinstance(device, str) else device,
         ram_bytes=ram_bytes,
+        accumulate=accumulate,
         deadline_factor=deadline_factor,
         time_limit_s=time_limit_s,
         cache=cache,
@@ -84,8 +84,14 @@ class PlannedStep:
     """A planned training step: call it with a batch (x, y), get the loss; `plan_step` makes it.
 
     A call gives bit for bit what optimizer.zero_grad(), loss(model(x), y).backward() and
-    optimizer.step() give, except that it leaves the parameters' .grad alone. A batch of another shape
-    or type is planned at first sight, within the same RAM.
+    optimizer.step() give, except that it leaves the parameters' .grad alone. With `accumulate=k` the
+    backward pass is
+
+        for xc, yc in zip(x.chunk(k), y.chunk(k)):
+            loss(model(xc), yc).backward()
+
+    and the call returns the sum of the k losses: whoever wants means divides in `loss`. A batch of
+    another shape or type is planned at first sight, within the same RAM.
 
     Between calls the step owns the memory of model and optimizer: what is paged out is empty in the
     model. `close()` gives everything back, and so do running the model, and saving or loading it or

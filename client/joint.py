@@ -69,6 +69,11 @@ class Joint:
     def _cut(self, x: Tensor, y: Tensor) -> Iterator[Batch]:
         if self.chunks == 1:
             return iter([(x, y)])
+        if not (x.dim() and y.dim() and len(x) == len(y)):
+            raise Untraceable(
+                f"x of shape {tuple(x.shape)} and y of shape {tuple(y.shape)} cannot be cut into "
+                "micro-batches: give them as many rows"
+            )
         return zip(x.chunk(self.chunks), y.chunk(self.chunks), strict=True)
 
 
