@@ -239,3 +239,18 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.layers(x).mean(1))
+
+
+class Mlp(nn.Sequential):
+    """Two hidden layers, each with dropout."""
+
+    def __init__(self, features: int, hidden: int, classes: int, dropout: float = 0.2) -> None:
+        super().__init__(
+            nn.Linear(features, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, classes),
+        )
