@@ -39,6 +39,15 @@ def check(plan: Plan, problem: Problem) -> Replay:
     return _within_budget(plan, problem)
 
 
+def is_valid(plan: Plan, problem: Problem) -> bool:
+    """Whether the plan passes `check`."""
+    try:
+        check(plan, problem)
+    except InvalidPlan:
+        return False
+    return True
+
+
 def _check_made_for(plan: Plan, problem: Problem) -> None:
     if plan.version != PLAN_VERSION:
         raise InvalidPlan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .graph import Kind
+from .graph import Graph, Kind
 from .problem import Problem
 
 
@@ -24,7 +24,7 @@ def floor(problem: Problem) -> Floor:
     """
     graph = problem.graph
     size = [t.size_bytes for t in graph.tensors]
-    pinned = {t.id for t in graph.tensors if not t.pageable and graph.is_persistent(t.id)}
+    pinned = _pinned(graph)
     inputs = {t.id for t in graph.tensors if t.kind is Kind.INPUT}
 
     def held(tensors: set[int]) -> int:
@@ -34,7 +34,22 @@ def floor(problem: Problem) -> Floor:
         Floor(ram_bytes=held(inputs), operator="the input batch"),
         Floor(ram_bytes=held(set(graph.results)), operator="the results of the step"),
     ]
-    for op in graph.operators:
-        need = graph.need_bytes(op.id) + sum(size[k] for k in pinned - {*op.inputs})
-        moments.append(Floor(ram_bytes=need, operator=op.name))
-    return max(moments, key=lambda moment: moment.ram_bytes)
+    return max((*moments, *operator_floors(problem)), key=lambda moment: moment.ram_bytes)
+
+
+def operator_floors(problem: Problem) -> tuple[Floor, ...]:
+    """What each operator needs beside nothing but the persistent tensors that may not be paged."""
+    graph = problem.graph
+    size = [t.size_bytes for t in graph.tensors]
+    pinned = _pinned(graph)
+    return tuple(
+        Floor(
+            ram_bytes=graph.need_bytes(op.id) + sum(size[k] for k in pinned.difference(op.inputs)),
+            operator=op.name,
+        )
+        for op in graph.operators
+    )
+
+
+def _pinned(graph: Graph) -> set[int]:
+    return {t.id for t in graph.tensors if not t.pageable and graph.is_persistent(t.id)}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 from .backends import Backend
 from .baselines import keep_all, page_all
-from .check import check
-from .errors import Infeasible, InvalidPlan, NoPlanInTime
-from .floor import Floor, floor
+from .check import is_valid
+from .errors import Infeasible, NoPlanInTime
+from .floor import Floor, floor, operator_floors
 from .greedy import greedy
 from .plan import Plan
 from .problem import Problem
@@ -55,18 +55,7 @@ def needs(problem: Problem) -> tuple[Floor, ...]:
 
     Persistent tensors that may not be paged are always in RAM, so they count for all.
     """
-    graph = problem.graph
-    always = {t.id for t in graph.tensors if graph.is_persistent(t.id) and not t.pageable}
-    size = [t.size_bytes for t in graph.tensors]
-    found = (
-        Floor(
-            ram_bytes=graph.need_bytes(op.id)
-            + sum(size[k] for k in always.difference(op.inputs, op.outputs)),
-            operator=op.name,
-        )
-        for op in graph.operators
-    )
-    return tuple(sorted(found, key=lambda need: -need.ram_bytes))
+    return tuple(sorted(operator_floors(problem), key=lambda need: -need.ram_bytes))
 
 
 def least_ram(
@@ -112,7 +101,7 @@ def _by_known_plans(problem: Problem, best: Plan, clock: Callable[[], float], en
     while not _near(too_little, least := replay(best, problem).peak_bytes) and clock() < end_s:
         middle = (least + too_little) // 2
         posed = _with_ram(problem, middle)
-        valid = (plan for plan in _known(posed, middle) if _valid(plan, posed))
+        valid = (plan for plan in _known(posed, middle) if is_valid(plan, posed))
         found = next(valid, None)
         if found is None:
             too_little = middle
@@ -124,7 +113,7 @@ def _by_known_plans(problem: Problem, best: Plan, clock: Callable[[], float], en
 def _first(problem: Problem, time_limit_s: float, backend: Backend | None) -> Plan:
     """The plan to start from: of those known, the one that holds least RAM."""
     roomy = _with_ram(problem, sum(_everything(problem)))
-    known = [plan for plan in _known(roomy, floor(problem).ram_bytes) if _valid(plan, roomy)]
+    known = [plan for plan in _known(roomy, floor(problem).ram_bytes) if is_valid(plan, roomy)]
     if known:
         return min(known, key=lambda plan: replay(plan, problem).peak_bytes)
     peak_bytes = replay(keep_all(problem), problem).peak_bytes
@@ -153,11 +142,3 @@ def _any_plan(
 
 def _with_ram(problem: Problem, ram_bytes: int) -> Problem:
     return replace(problem, budget=replace(problem.budget, ram_bytes=ram_bytes))
-
-
-def _valid(plan: Plan, problem: Problem) -> bool:
-    try:
-        check(plan, problem)
-    except InvalidPlan:
-        return False
-    return True

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
-from string import Template
 
-from scheduler.view.html import key, style, table, tiles
+from scheduler.view.html import key, page, table, tiles
 from scheduler.view.pictures import ram_pictures, schedule_picture
 from scheduler.view.text import human_bytes, human_j, human_s, plural
 
@@ -17,14 +15,14 @@ from .results import DeviceRound, KindPlan, Result
 
 def report_html(result: Result) -> str:
     """The report of a finished simulation. The same result gives the same bytes."""
-    template = Template(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
     shares = [energy_share(plan, result.rounds) for plan in result.plans]
     trained = result.rounds[1:]
     workload = str(result.config["workload"]).rpartition("/")[2]
-    return template.substitute(
-        style=style(),
-        title=escape(f"fedpoet: {workload}"),
-        subtitle=escape(_subtitle(result)),
+    return page(
+        __package__,
+        "report.html",
+        title=f"fedpoet: {workload}",
+        subtitle=_subtitle(result),
         tiles=_tiles(result),
         accuracy=accuracy_plot(result.rounds),
         ram=_ram(result.plans),

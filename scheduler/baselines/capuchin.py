@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from ..check import is_valid
 from ..plan import Compute, Plan
 from ..problem import Problem
 from ..replay import Replay, replay, resident_at_end
-from .walk import NoWayBackError, Walk, cheapest, homes, is_valid
+from .walk import NoWayBackError, Walk, cheapest, homes
 
 
 def capuchin(problem: Problem) -> Plan | None:

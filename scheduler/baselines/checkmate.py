@@ -10,13 +10,12 @@ import time
 from collections.abc import Callable
 
 from ..backends import Backend
-from ..errors import Infeasible, NoPlanInTime
 from ..plan import Plan
 from ..problem import Problem
 from ..reductions import WithoutPaging
-from ..solve import solve
 from .chen import chen
 from .dtr import dtr
+from .narrowed import best_narrowed
 
 
 def checkmate(
@@ -33,18 +32,12 @@ def checkmate(
     package's program with paging taken away, so that energy, deadline and all RAM count. It starts from
     the plans of `chen` and `dtr`.
     """
-    reduction = WithoutPaging()
-    reduced, inverse = reduction.apply(problem)
-    starts = [plan for make in (chen, dtr) if (plan := make(reduced)) is not None]
-    try:
-        found = solve(
-            reduced,
-            time_limit_s=time_limit_s,
-            gap=gap,
-            backend=backend,
-            clock=clock,
-            starts=starts,
-        )
-    except (Infeasible, NoPlanInTime):
-        return None
-    return reduction.invert(found.plan, inverse)
+    return best_narrowed(
+        problem,
+        WithoutPaging(),
+        (chen, dtr),
+        time_limit_s=time_limit_s,
+        gap=gap,
+        backend=backend,
+        clock=clock,
+    )

@@ -5,10 +5,11 @@ Kirisame et al.: *Dynamic Tensor Rematerialization*, ICLR 2021, arXiv:2006.09616
 
 from __future__ import annotations
 
+from ..check import is_valid
 from ..plan import Plan
 from ..problem import Problem
 from ..replay import resident_at_end
-from .walk import NoWayBackError, Walk, droppable, is_valid
+from .walk import NoWayBackError, Walk, droppable
 
 # Past this many runs per operator it is thrashing, as the paper calls it.
 RUNS_PER_OPERATOR = 3

@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable
 
 from ..backends import Backend
-from ..errors import Infeasible, NoPlanInTime
 from ..plan import Plan
 from ..problem import Problem
 from ..reductions import WithoutRecomputing
-from ..solve import solve
 from .capuchin import capuchin
+from .narrowed import best_narrowed
 from .pofo import pofo
 
 
@@ -27,18 +26,12 @@ def paging(
 
     It starts from what `capuchin` and `pofo` plan where nothing may be recomputed.
     """
-    reduction = WithoutRecomputing()
-    reduced, inverse = reduction.apply(problem)
-    starts = [plan for make in (capuchin, pofo) if (plan := make(reduced)) is not None]
-    try:
-        found = solve(
-            reduced,
-            time_limit_s=time_limit_s,
-            gap=gap,
-            backend=backend,
-            clock=clock,
-            starts=starts,
-        )
-    except (Infeasible, NoPlanInTime):
-        return None
-    return reduction.invert(found.plan, inverse)
+    return best_narrowed(
+        problem,
+        WithoutRecomputing(),
+        (capuchin, pofo),
+        time_limit_s=time_limit_s,
+        gap=gap,
+        backend=backend,
+        clock=clock,
+    )

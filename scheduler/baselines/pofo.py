@@ -14,13 +14,14 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from ..check import is_valid
 from ..plan import Plan
 from ..problem import Problem
 from ..replay import replay
 from .chain import Block, Chain, chain_of, run_j
 from .chain_ram import ChainRam, ChainWalk, chain_ram
 from .plain import keep_all
-from .walk import NoWayBackError, cheapest, homes, is_valid
+from .walk import NoWayBackError, cheapest, homes
 
 # Steps of RAM per budget. The program runs a little beyond the budget, since its count of RAM is cautious.
 LEVELS = 400

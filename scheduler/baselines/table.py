@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
+from ..check import is_valid
 from ..plan import Plan
 from ..problem import Problem
 from .capuchin import capuchin
@@ -15,7 +16,6 @@ from .dtr import dtr
 from .paging import paging
 from .plain import keep_all, page_all
 from .pofo import pofo
-from .walk import is_valid
 
 
 class Baseline(Protocol):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..check import check
-from ..errors import InvalidPlan
+from ..check import is_valid
 from ..graph import Graph, Phase
 from ..liveness import with_frees
 from ..plan import Compute, PageIn, PageOut, Plan, Step
@@ -152,15 +151,6 @@ def homes(graph: Graph) -> tuple[tuple[int, ...], ...]:
                 held += graph.tensors[k].size_bytes
         choices.append(tuple(sorted(chosen)))
     return tuple(dict.fromkeys((*choices, graph.may_live_paged)))
-
-
-def is_valid(plan: Plan, problem: Problem) -> bool:
-    """Whether the plan passes `check`."""
-    try:
-        check(plan, problem)
-    except InvalidPlan:
-        return False
-    return True
 
 
 def cheapest(problem: Problem, plans: Iterable[Plan | None]) -> Plan | None:

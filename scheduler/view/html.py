@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
+from string import Template
 
 from .palette import css_variables
 
@@ -20,9 +21,22 @@ KEY = (
 """Colours of a schedule, and what they say."""
 
 
-def style() -> str:
-    """The style sheet of every page."""
-    return css_variables() + resources.files(__package__).joinpath("style.css").read_text("utf-8")
+def page(package: str, name: str, *, title: str, subtitle: str, **parts: str) -> str:
+    """A whole page from the template that a package has; title and subtitle are text, parts are HTML."""
+    return _template(__package__, "page.html").substitute(
+        style=css_variables() + _read(__package__, "style.css"),
+        title=escape(title),
+        subtitle=escape(subtitle),
+        body=_template(package, name).substitute(parts),
+    )
+
+
+def _template(package: str, name: str) -> Template:
+    return Template(_read(package, name))
+
+
+def _read(package: str, name: str) -> str:
+    return resources.files(package).joinpath(name).read_text("utf-8")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

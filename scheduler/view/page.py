@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib import resources
-from string import Template
 
 from ..baselines import keep_all
 from ..floor import floor
@@ -16,7 +14,7 @@ from ..problem import Problem
 from ..replay import replay
 from ..sweep import Point
 from .frontier import HEAD, point_cells
-from .html import key, style, table, tiles
+from .html import key, page, table, tiles
 from .pictures import energy_picture, frontier_picture, ram_pictures, schedule_picture
 from .rows import use_rows
 from .schedule import most_telling
@@ -29,17 +27,17 @@ FIRST_ROWS = 24  # decisions shown at once; the rest unfolds
 
 def plan_page(solution: Solution, problem: Problem, points: Sequence[Point] = ()) -> str:
     """The page of a solved problem, with the frontier where there is one. Same input, same bytes."""
-    template = Template(resources.files(__package__).joinpath("plan.html").read_text("utf-8"))
     plan, graph = solution.plan, problem.graph
     decided = decisions(plan, problem)
     first = most_telling(decided, graph, FIRST_ROWS)
     rest = [d for d in decided if d.tensor not in first]
     spent = spending(plan, problem)
     plain = spending(keep_all(problem), problem)
-    return template.substitute(
-        style=style(),
-        title=escape(f"fedpoet plan: {graph.name}"),
-        subtitle=escape(_subtitle(problem)),
+    return page(
+        __package__,
+        "plan.html",
+        title=f"fedpoet plan: {graph.name}",
+        subtitle=_subtitle(problem),
         tiles=tiles(_facts(solution, problem)),
         ram=ram_pictures([("this plan", plan, problem)], "RAM over one training step", columns=1),
         use_table=table(("", ""), ((escape(k), escape(v)) for k, v in use_rows(plan, problem))),
