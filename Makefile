@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench-paper bench-plan bench-predict setup demo test lint lean check format protos clean
+.PHONY: help bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -60,6 +60,18 @@ bench-plan: $(STAMP) ## Energy, proven gap and seconds of planning, against the 
 
 bench-predict: $(STAMP) ## Predicted against measured step time on this machine (some minutes; best with nothing else running).
 	$(BIN)/python -m benchmarks.predict $(ARGS)
+
+prove-exact: $(STAMP) ## Plans against plain training, 42 combinations of 20 steps: every bit, every byte (hours; ARGS="--only mlp").
+	$(BIN)/python -m benchmarks.exact $(ARGS)
+
+prove-ram: $(STAMP) ## Plans under a hard memory limit, in which plain training dies (many minutes; ARGS="--quick": one).
+	$(BIN)/python -m benchmarks.prove_ram $(ARGS)
+
+bench-train: $(STAMP) ## Time of a training step by its plan, by torch.utils.checkpoint and plain, as ratios (half an hour).
+	$(BIN)/python -m benchmarks.train $(ARGS)
+
+bench-store: $(STAMP) ## Throughput of the encrypted page store against the same file without encryption.
+	$(BIN)/python -m benchmarks.store $(ARGS)
 
 protos: $(STAMP) ## Generate protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py from protos/*.proto.
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. protos/*.proto

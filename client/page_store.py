@@ -25,8 +25,9 @@ from scheduler.errors import DamagedPage, PageStoreError, PageStoreFull
 
 from .blocks import BlockAllocator
 
-# The store's own buffers, one to write and one to read with: each holds a piece and its tag.
-PIECE_BYTES = 64 * 1024
+# The store's own buffers, one to write and one to read with, grow to the largest piece and its tag.
+# A megabyte, since each piece costs some microseconds beside the copying and the cipher.
+PIECE_BYTES = 1024 * 1024
 TAG_BYTES = 16
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -53,6 +54,22 @@ class Page:
     pieces: tuple[Piece, ...]
 
 
+class _Scratch:
+    """A buffer as large as the most that was asked of it."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def view(self, size_bytes: int) -> memoryview:
+        """Its first bytes. One that has to grow is a new one: views of the old may still be about."""
+        if len(self._bytes) < size_bytes:
+            self._bytes = bytearray(size_bytes)
+        return memoryview(self._bytes)[:size_bytes]
+
+
 class PageStore:
     """A file of pages that exists while the store is open.
 
@@ -73,7 +90,7 @@ class PageStore:
         self._cipher = AESGCM(AESGCM.generate_key(256))
         self._nonces = 0
         self._versions = 0
-        self._buffer, self._read_buffer = (bytearray(self._piece + TAG_BYTES) for _ in range(2))
+        self._buffer, self._read_buffer = (_Scratch() for _ in range(2))
         self._writing, self._reading, self._finding = (threading.Lock() for _ in range(3))
         self._file = _create(path)
         self._named = not _unlinked(path)
@@ -128,13 +145,13 @@ class PageStore:
     def _read(self, page: Page, into: memoryview) -> None:
         done = 0
         for index, piece in enumerate(page.pieces):
-            sealed = memoryview(self._read_buffer)[: piece.length + TAG_BYTES]
+            sealed = self._read_buffer.view(piece.length + TAG_BYTES)
             self._read_exactly(page, piece, sealed[: piece.length])
             sealed[piece.length :] = piece.tag
             bound = _bound(page.tensor, page.version, index)
             try:
                 self._cipher.decrypt_into(
-                    _nonce(piece), sealed, bound, into[done : done + piece.length]
+                    _nonce(piece.nonce), sealed, bound, into[done : done + piece.length]
                 )
             except InvalidTag as error:
                 raise _damaged(page, "is not what was written") from error
@@ -152,16 +169,19 @@ class PageStore:
         for index, (offset, room) in enumerate(self._places(runs)):
             length = min(room, len(data) - done)
             self._nonces += 1
-            piece = Piece(offset=offset, length=length, nonce=self._nonces, tag=b"")
-            sealed = memoryview(self._buffer)[: length + TAG_BYTES]
+            padded = -(-length // self._block) * self._block
+            blocks = self._buffer.view(max(padded, length + TAG_BYTES))
+            sealed = blocks[: length + TAG_BYTES]
             self._cipher.encrypt_into(
-                _nonce(piece), data[done : done + length], _bound(tensor, version, index), sealed
+                _nonce(self._nonces),
+                data[done : done + length],
+                _bound(tensor, version, index),
+                sealed,
             )
             tag = bytes(sealed[length:])
-            padded = -(-length // self._block) * self._block
-            self._buffer[length:padded] = bytes(padded - length)
-            self._write_all(memoryview(self._buffer)[:padded], offset, tensor)
-            yield Piece(offset=offset, length=length, nonce=piece.nonce, tag=tag)
+            blocks[length:padded] = bytes(padded - length)
+            self._write_all(blocks[:padded], offset, tensor)
+            yield Piece(offset=offset, length=length, nonce=self._nonces, tag=tag)
             done += length
 
     def _places(self, runs: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -197,8 +217,8 @@ class PageStore:
             done += count
 
 
-def _nonce(piece: Piece) -> bytes:
-    return piece.nonce.to_bytes(12, "big")
+def _nonce(number: int) -> bytes:
+    return number.to_bytes(12, "big")
 
 
 def _bound(tensor: int, version: int, index: int) -> bytes:
