@@ -11,7 +11,7 @@ from .charges import time_scale, units
 from .variables import Formulation, Term, needed_at_end, share
 
 
-def _row(terms: Iterable[tuple[Term, float]], limit: float) -> Iterable[pulp.LpConstraint]:
+def row(terms: Iterable[tuple[Term, float]], limit: float) -> Iterable[pulp.LpConstraint]:
     """The row sum(terms) <= limit with constants moved to the right; nothing if it always holds."""
     variables: dict[pulp.LpVariable, float] = {}
     for term, factor in terms:
@@ -44,7 +44,7 @@ def inputs_resident(form: Formulation) -> Iterable[pulp.LpConstraint]:
     graph = form.problem.graph
     for k, e, slot in _events(form):
         if form.timeline.slots[slot].operator != graph.producer.get(k):
-            yield from _row([(form.run[slot], 1.0), *_negated(_arrives(form, k, e))], 0.0)
+            yield from row([(form.run[slot], 1.0), *_negated(_arrives(form, k, e))], 0.0)
 
 
 def retention(form: Formulation) -> Iterable[pulp.LpConstraint]:
@@ -56,12 +56,12 @@ def retention(form: Formulation) -> Iterable[pulp.LpConstraint]:
     for k, e, slot in _events(form):
         kept: list[tuple[Term, float]] = [(form.keep[k][e + 1], 1.0)]
         if _changes(form, k, slot):
-            yield from _row([*kept, *_negated(_arrives(form, k, e))], 0.0)
+            yield from row([*kept, *_negated(_arrives(form, k, e))], 0.0)
             continue
         own = [(form.keep[k][e], 1.0), (form.paged[k][e], -1.0)]
         if form.timeline.slots[slot].operator == form.problem.graph.producer.get(k):
             own.append((form.run[slot], 1.0))
-        yield from _row([*kept, (form.paged[k][e + 1], -1.0), *_negated(own)], 0.0)
+        yield from row([*kept, (form.paged[k][e + 1], -1.0), *_negated(own)], 0.0)
 
 
 def retention_from_page(form: Formulation) -> Iterable[pulp.LpConstraint]:
@@ -69,8 +69,8 @@ def retention_from_page(form: Formulation) -> Iterable[pulp.LpConstraint]:
     for k, e, slot in _events(form):
         before = [(form.paged[k][e], 1.0), (form.page_in[k][e], 1.0)]
         source = [] if _changes(form, k, slot) else before
-        yield from _row([(form.paged[k][e + 1], 1.0), *_negated(source)], 0.0)
-        yield from _row([(form.paged[k][e + 1], 1.0), (form.keep[k][e + 1], -1.0)], 0.0)
+        yield from row([(form.paged[k][e + 1], 1.0), *_negated(source)], 0.0)
+        yield from row([(form.paged[k][e + 1], 1.0), (form.keep[k][e + 1], -1.0)], 0.0)
 
 
 def _changes(form: Formulation, k: int, slot: int) -> bool:
@@ -82,9 +82,9 @@ def _changes(form: Formulation, k: int, slot: int) -> bool:
 def one_copy_in_ram(form: Formulation) -> Iterable[pulp.LpConstraint]:
     """A tensor is not brought into RAM a second time: S + M_in <= 1, S + R <= 1."""
     for k, e, _ in _events(form):
-        yield from _row(_arrives(form, k, e), 1.0)
+        yield from row(_arrives(form, k, e), 1.0)
     for k in range(len(form.keep)):
-        yield from _row(_at_end(form, k), 1.0)
+        yield from row(_at_end(form, k), 1.0)
 
 
 def page_copies(form: Formulation) -> Iterable[pulp.LpConstraint]:
@@ -99,7 +99,7 @@ def page_copies(form: Formulation) -> Iterable[pulp.LpConstraint]:
                 # Where the copy is the tensor's home, nothing comes from it at the end: else half of a
                 # tensor that lives there and half of one that is brought back would share half a copy.
                 came += [(1, 1.0), (form.home[k], -1.0)]
-            yield from _row([*came, *_negated(_copy(form, k, len(changes)))], 0.0)
+            yield from row([*came, *_negated(_copy(form, k, len(changes)))], 0.0)
 
 
 def _copy(form: Formulation, k: int, content: int) -> list[tuple[Term, float]]:
@@ -117,13 +117,13 @@ def homes(form: Formulation) -> Iterable[pulp.LpConstraint]:
         home = form.home[k]
         if graph.is_source(k):
             # Resident at the start, paged out at the start: both need RAM as its home.
-            yield from _row([(form.keep[k][0], 1.0), (home, -1.0)], 0.0)
-            yield from _row([(form.page_out[k][0], 1.0), (home, -1.0)], 0.0)
+            yield from row([(form.keep[k][0], 1.0), (home, -1.0)], 0.0)
+            yield from row([(form.page_out[k][0], 1.0), (home, -1.0)], 0.0)
         if graph.is_persistent(k):
-            yield from _row([(home, 1.0), *_negated(_at_end(form, k))], 0.0)
-            yield from _row([*_at_end(form, k), (home, -1.0)], 0.0)
+            yield from row([(home, 1.0), *_negated(_at_end(form, k))], 0.0)
+            yield from row([*_at_end(form, k), (home, -1.0)], 0.0)
         elif k in graph.results:
-            yield from _row([(1, 1.0), *_negated(_at_end(form, k))], 0.0)
+            yield from row([(1, 1.0), *_negated(_at_end(form, k))], 0.0)
 
 
 def _at_end(form: Formulation, k: int) -> list[tuple[Term, float]]:
@@ -136,7 +136,7 @@ def ram(form: Formulation) -> Iterable[pulp.LpConstraint]:
     budget = form.problem.budget.ram_bytes
     scale = float(max(budget, 1))
     for held in ram_held(form):
-        yield from _row([(term, size / scale) for term, size in held], budget / scale)
+        yield from row([(term, size / scale) for term, size in held], budget / scale)
 
 
 def ram_held(form: Formulation) -> Iterable[list[tuple[Term, int]]]:
@@ -172,14 +172,14 @@ def page_store(form: Formulation) -> Iterable[pulp.LpConstraint]:
     ]
     for k, copy in enumerate(stored):
         for content in range(1 + len(graph.mutators[k])):
-            yield from _row([*_copy(form, k, content), (copy, -1.0)], 0.0)
+            yield from row([*_copy(form, k, content), (copy, -1.0)], 0.0)
     for stage in range(len(graph.operators)):
         held = [
             (copy, graph.tensors[k].size_bytes / scale)
             for k, copy in enumerate(stored)
             if graph.is_persistent(k) or graph.producer.get(k, 0) <= stage <= _last_stage(form, k)
         ]
-        yield from _row(held, limit / scale)
+        yield from row(held, limit / scale)
 
 
 def _last_stage(form: Formulation, k: int) -> int:
@@ -194,7 +194,7 @@ def step_time(form: Formulation) -> Iterable[pulp.LpConstraint]:
     scale = time_scale(form.problem)
     for charges in units(form):
         spent = [(c.term, c.time_s / scale) for c in charges]
-        yield from _row([*spent, (form.time, -1.0)], 0.0)
+        yield from row([*spent, (form.time, -1.0)], 0.0)
 
 
 def deadline(form: Formulation) -> Iterable[pulp.LpConstraint]:

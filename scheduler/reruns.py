@@ -22,6 +22,27 @@ def all_reruns(graph: Graph) -> frozenset[Slot]:
     )
 
 
+def worthwhile_reruns(problem: Problem) -> frozenset[Slot]:
+    """Every rerun but those for which paging its outputs out and in would do: some best plan has no other.
+
+    Takes it that the page store has room. What is beside compute in time is not compared with it.
+    """
+    graph, costs = problem.graph, problem.costs
+    if costs.overlap:
+        return all_reruns(graph)
+    last_use = _last_uses(graph)
+
+    def is_worth_it(slot: Slot) -> bool:
+        outputs = [k for k in graph.operators[slot.operator].outputs if last_use[k] >= slot.stage]
+        if not all(graph.tensors[k].pageable for k in outputs):
+            return True
+        there_and_back = [c for k in outputs for c in (costs.page_out[k], costs.page_in[k])]
+        run = costs.operators[slot.operator]
+        return any(price(run) < sum(map(price, there_and_back)) for price in _prices(problem))
+
+    return frozenset(filter(is_worth_it, all_reruns(graph)))
+
+
 def near_reruns(problem: Problem, *, depth: int, dearest: float) -> frozenset[Slot]:
     """Reruns in the stage that needs them, at most `depth` operators away from that stage's own.
 
@@ -75,6 +96,15 @@ def _behind(
         yield operator
         for i in graph.operators[operator].inputs:
             heapq.heappush(waiting, (spent, length + 1, i))
+
+
+def _last_uses(graph: Graph) -> list[int]:
+    """The last stage in which each tensor may be read, by a first run or a useful rerun, or is a result."""
+    until, results = _useful_until(graph), set(graph.results)
+    last = [len(graph.operators) - 1 if t.id in results else -1 for t in graph.tensors]
+    for k, users in enumerate(graph.users):
+        last[k] = max([last[k], *users, *(until[user] for user in users)])
+    return last
 
 
 def _useful_until(graph: Graph) -> list[int]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pulp
 
-from .constraints import ram_held
+from .constraints import row
+from .stages import held_at_first_runs
 from .variables import Formulation, Term, value_of
 
 # Rows are added where the relaxation breaks them by more than this.
@@ -24,17 +25,17 @@ MOST_PIECES = 12
 
 def rounding_rows(form: Formulation) -> Iterator[pulp.LpConstraint]:
     """Rows that the variables' present values break, at most two for each moment of the step."""
-    budget = form.problem.budget.ram_bytes
     pieces = _pieces(form)
-    for held in ram_held(form):
+    for held, left in held_at_first_runs(form):
         held = [(term, size) for term, size in held if size]
         broken = []
         for piece in pieces:
-            excess = _sum(held, piece) - budget // piece
+            excess = _sum(held, piece) - left // piece
             if excess > LEAST_VIOLATION:
                 broken.append((excess, piece))
         for _, piece in sorted(broken, reverse=True)[:ROWS_PER_MOMENT]:
-            yield _row(held, piece, budget)
+            whole = ((term, float(size // piece)) for term, size in held)
+            yield from row(whole, float(left // piece))
 
 
 def _pieces(form: Formulation) -> tuple[int, ...]:
@@ -47,16 +48,3 @@ def _pieces(form: Formulation) -> tuple[int, ...]:
 
 def _sum(held: list[tuple[Term, int]], piece: int) -> float:
     return sum((size // piece) * value_of(term) for term, size in held if size >= piece)
-
-
-def _row(held: list[tuple[Term, int]], piece: int, budget: int) -> pulp.LpConstraint:
-    limit = float(budget // piece)
-    factors: dict[pulp.LpVariable, float] = {}
-    for term, size in held:
-        whole = size // piece
-        if isinstance(term, int):
-            limit -= term * whole
-        elif whole:
-            factors[term] = factors.get(term, 0.0) + whole
-    expression = pulp.LpAffineExpression(list(factors.items()))
-    return pulp.LpConstraint(expression, pulp.LpConstraintLE, rhs=limit)

@@ -24,8 +24,9 @@ from .reductions.bundle import Bundle
 from .reductions.restrict import WithoutPaging
 from .reductions.serial import Serial
 from .replay import replay
-from .reruns import all_reruns, near_reruns
+from .reruns import all_reruns, near_reruns, worthwhile_reruns
 from .rounding import rounding_rows
+from .stages import relaxation
 from .timeline import Slot, slots_of
 from .variables import Formulation, value_of
 
@@ -42,6 +43,7 @@ BOUND_SHARE = 0.5
 NARROW_SHARE = 0.2
 SMALL_SHARE = 0.4
 ROUNDINGS = 4
+FEWEST_ROWS = 5  # fewer do not move the bound
 # Programs for finding plans, from small to large: how far back reruns reach, and how dear they may be.
 SMALL = (4, 0.5)
 SMALL_RERUNS = 3  # per operator; a first program with more would not be solved soon
@@ -58,7 +60,7 @@ ALONE = WAYS_TO_HIDE[-1:]
 # So near to the bound, other ways to hide paging are not tried: the bound takes all of it as hidden.
 CLOSE = 1e-3
 # Reruns that the relaxation uses at least this much are offered too.
-LEAST_USE = 0.1
+LEAST_USE = 0.5
 # No program is made with more terms than this in its rows of RAM; a first one, where no plan is known, may
 # have more.
 MOST_TERMS = 4_000_000
@@ -66,6 +68,9 @@ UNPLANNED_TERMS = 16_000_000
 # About how long it takes to make such a program and to relax it: none is begun that cannot be ended.
 TERM_S = 3e-6
 LEAST_ROUND_S = 1.0
+# The same of the relaxation that proves, for each tensor that a slot reads or computes.
+MOST_TOUCHES = 120_000
+TOUCH_S = 2e-4
 # Solvers are asked for less than the gap: CBC tells its optimum in eight digits, its bound by the gap.
 SOLVER_GAP = 0.9
 
@@ -123,10 +128,7 @@ class Incumbent:
 
 @dataclass(slots=True, kw_only=True)
 class Search:
-    """Programs of growing size, each started from the best plan, until the proof is there.
-
-    `whole` is the program of the original problem with every rerun and the rows that were added to it.
-    """
+    """Programs of growing size, each started from the best plan, until the proof is there."""
 
     incumbent: Incumbent
     backend: Backend
@@ -135,7 +137,6 @@ class Search:
     end_s: float
     interrupted: bool = False
     cut_short: str | None = None
-    whole: Formulation | None = None
 
     def improve(self) -> None:
         """Better plans and a better bound, until the gap, the time limit or Ctrl-C."""
@@ -180,7 +181,7 @@ class Search:
             near = _near(reduced, ROUNDS[0])
             if self._has_time_for(reduced, near, UNPLANNED_TERMS):
                 self._solve(ALONE[0].apply(reduced)[0], near, FIRST_SHARE)
-        used = self._relax(Bundle(proportional=True))
+        used = self._relax()
         if not self._done():
             self._solve_unpaged(reduced, NARROW_SHARE)
         small = _near(reduced, SMALL)
@@ -191,16 +192,16 @@ class Search:
             yield reduced, used | _near(reduced, reach)
         if len(reduced.graph.tensors) < len(original.graph.tensors):
             yield original, used | _near(original, ROUNDS[0])
-            if not self._done():
-                self._relax(None)
         self._prove()
 
     def _prove(self) -> None:
         """With all plans found that small programs find, branch and bound on the whole one."""
-        form = self.whole
-        if form is None or self._done() or not self._has_time_for(form.problem, frozenset()):
+        problem = _without_store(self.incumbent.problem)
+        reruns = worthwhile_reruns(problem)
+        if self._done() or not self._has_time_for(problem, reruns):
             return
-        start = self.incumbent.start_for(form.problem)
+        start = self.incumbent.start_for(problem)
+        form = formulate(problem, reruns | (slots_of(start) if start else frozenset()))
         outcome = self._minimize(
             form,
             start=encode(form, start) if start else None,
@@ -307,32 +308,35 @@ class Search:
 
     # ---- the bound
 
-    def _relax(self, bundle: Bundle | None) -> frozenset[Slot]:
-        """Bound all plans by the program with every rerun, not in whole numbers; the reruns it uses."""
-        problem, is_whole = _without_store(self.incumbent.problem), True
-        if bundle is not None:
-            problem, inverse = bundle.apply(problem)
-            is_whole = inverse.all_single
-        reruns = all_reruns(problem.graph)
-        if not self._has_time_for(problem, reruns):
+    def _relax(self) -> frozenset[Slot]:
+        """Bound all plans by the relaxation with every rerun that may be worth it; the reruns it uses."""
+        original = _without_store(self.incumbent.problem)
+        reruns = worthwhile_reruns(original)
+        bundled, bundles = Bundle(proportional=True).apply(original)
+        # Parts of a bundle are no whole numbers: rows for those hold for tensors only.
+        is_whole = bundles.all_single or self._has_time_to_relax(original, reruns)
+        problem = original if is_whole else bundled
+        if not self._has_time_to_relax(problem, reruns):
             return frozenset()
         end_s = self.clock() + self._left_s() * BOUND_SHARE
-        form = formulate(problem, reruns)
-        self.whole = form if is_whole else self.whole
+        form = relaxation(problem, reruns)
         outcome = self._relaxed(form, end_s)
         if outcome.verdict is Verdict.INFEASIBLE and self.incumbent.plan is None:
             raise self._infeasible()
         used = _used(form)
         for _ in range(ROUNDINGS if is_whole else 0):
-            # Parts of a bundle are no whole numbers: rows for those hold for tensors only.
             rows = list(rounding_rows(form)) if outcome.verdict is Verdict.OPTIMAL else []
-            if not rows or self._done():
+            if len(rows) < FEWEST_ROWS or self._done():
                 break
             for row in rows:
                 form.model.addConstraint(row)
             outcome = self._relaxed(form, end_s)
             used = _used(form) or used
         return used
+
+    def _has_time_to_relax(self, problem: Problem, reruns: frozenset[Slot]) -> bool:
+        touches = _touches(problem, reruns)
+        return touches <= MOST_TOUCHES and touches * TOUCH_S <= self._left_s() * BOUND_SHARE
 
     def _relaxed(self, form: Formulation, end_s: float) -> Outcome:
         limit_s = max(end_s - self.clock(), 0.1)
@@ -393,6 +397,12 @@ def _terms(problem: Problem, reruns: frozenset[Slot]) -> int:
     """At most so many terms stand in a program's rows of RAM: every tensor in every slot."""
     graph = problem.graph
     return (len(graph.operators) + len(reruns)) * len(graph.tensors)
+
+
+def _touches(problem: Problem, reruns: frozenset[Slot]) -> int:
+    """How often a slot reads or computes a tensor."""
+    touches = [len(op.inputs) + len(op.outputs) for op in problem.graph.operators]
+    return sum(touches) + sum(touches[slot.operator] for slot in reruns)
 
 
 def _store_rows_are_exact(problem: Problem) -> bool:
