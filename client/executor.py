@@ -112,7 +112,7 @@ class PlannedStep:
         self._newest: Prepared | None = None
         self._session: _Session | None = None
         self._finalizer: weakref.finalize[[], PlannedStep] | None = None
-        self._peak_bytes = 0
+        self._peak_bytes = self._predicted_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -138,6 +138,7 @@ class PlannedStep:
             # Who forgets to close finds everything in model and optimizer once the step is gone.
             self._finalizer = weakref.finalize(self, self._session.close)
             self._finalizer.atexit = False
+            self._predicted_bytes = self._session.interpreter.predicted_peak_bytes
         loss = self._session.interpreter(x, y)
         # Schedulers of the learning rate look here to warn of steps in the wrong order.
         self._optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001
@@ -169,8 +170,13 @@ class PlannedStep:
 
     @property
     def predicted_peak_bytes(self) -> int:
-        """RAM that the newest batch's plan takes at most; never more than the budget."""
-        return replay(self._current.solution.plan, self._current.problem).peak_bytes
+        """RAM that a step on the newest batch's shape takes at most; never more than the budget.
+
+        From the first call on with the copies by which a failed step can be undone, which take what the
+        plan leaves of the budget.
+        """
+        plan_bytes = replay(self._current.solution.plan, self._current.problem).peak_bytes
+        return max(plan_bytes, self._predicted_bytes)
 
     @property
     def measured_peak_bytes(self) -> int:
@@ -200,7 +206,8 @@ class PlannedStep:
                     operator=error.operator,
                     least_time_s=error.least_time_s,
                 ) from error
-        self._newest = self._prepared[key]
+        if self._newest is not self._prepared[key]:
+            self._newest, self._predicted_bytes = self._prepared[key], 0
         return self._newest
 
 

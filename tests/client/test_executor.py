@@ -60,8 +60,11 @@ def test_twenty_steps_within_the_budget_and_a_last_batch_of_another_size(tmp_pat
     first = step.solution
     torch.manual_seed(7)
     with step:
-        losses = [step(b) for b in batches]
-        assert 0 < step.measured_peak_bytes <= step.solution.plan.budget.ram_bytes
+        losses = [step(b) for b in batches[:2]]
+        budget_bytes = step.solution.plan.budget.ram_bytes
+        assert 0 < step.measured_peak_bytes <= step.predicted_peak_bytes <= budget_bytes
+        losses += [step(b) for b in batches[2:]]
+        assert step.measured_peak_bytes <= budget_bytes
     require_same(plainly(batches, Convolutional), outcome(module, optimizer, losses))
     assert step.solution.plan.graph_digest != first.plan.graph_digest
     assert step.predicted_peak_bytes <= first.plan.budget.ram_bytes
