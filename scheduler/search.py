@@ -43,7 +43,9 @@ BOUND_SHARE = 0.5
 NARROW_SHARE = 0.2
 SMALL_SHARE = 0.4
 ROUNDINGS = 4
-FEWEST_ROWS = 5  # fewer do not move the bound
+# Fewer rows than this are not worth a relaxation that takes more than this share of the time left.
+FEW_ROWS = 5
+ROUNDING_SHARE = 0.3
 # Programs for finding plans, from small to large: how far back reruns reach, and how dear they may be.
 SMALL = (4, 0.5)
 SMALL_RERUNS = 3  # per operator; a first program with more would not be solved soon
@@ -320,14 +322,17 @@ class Search:
             return frozenset()
         end_s = self.clock() + self._left_s() * BOUND_SHARE
         form = relaxation(problem, reruns)
+        begun_s = self.clock()
         outcome = self._relaxed(form, end_s)
         if outcome.verdict is Verdict.INFEASIBLE and self.incumbent.plan is None:
             raise self._infeasible()
         used = _used(form)
         for _ in range(ROUNDINGS if is_whole else 0):
             rows = list(rounding_rows(form)) if outcome.verdict is Verdict.OPTIMAL else []
-            if len(rows) < FEWEST_ROWS or self._done():
+            is_slow = self.clock() - begun_s > ROUNDING_SHARE * self._left_s()
+            if not rows or (is_slow and len(rows) < FEW_ROWS) or self._done():
                 break
+            begun_s = self.clock()
             for row in rows:
                 form.model.addConstraint(row)
             outcome = self._relaxed(form, end_s)
