@@ -2,8 +2,9 @@
 
     python -m benchmarks.predict --only mlp gru --rounds 3
 
-Predicted is `replay` of the plan under a cost table measured here, operator by operator and page by page;
-measured is the interpreter's step. Each model is planned twice: with RAM to spare, and with RAM halfway
+Predicted is `replay` of the plan under a cost table measured here, operator by operator and page by page,
+and the pages that let a failed step be undone (column "alone": `replay` without these); measured is the
+interpreter's step. Each model is planned twice: with RAM to spare, and with RAM halfway
 between the floor and what keep-all needs. Costs and steps are measured in turn, in several rounds, since
 other programs disturb both; the ratio of a row is the median of its rounds. Exit code 0 whether or not the
 target (a median |ratio - 1| of at most 15 %) is met.
@@ -27,7 +28,7 @@ from torch import nn
 
 from benchmarks.models import Step, adam, adamw, images, masks, sequences, sgd, texts
 from benchmarks.networks import Gru, UNet, bert, mobilenet_v2, resnet18, vgg16
-from client.costs import measured_costs
+from client.costs import expected_step_s, measured_costs
 from client.interpreter import Interpreter
 from client.meter import NoMeter
 from client.page_store import PageStore
@@ -110,6 +111,7 @@ class Row:
     name: str
     ram: str
     ram_bytes: int
+    plan_s: float
     predicted_s: float
     measured_s: float
     ratio: float
@@ -126,8 +128,8 @@ def main() -> None:
         print(f"{name}: {link.latency_s * 1e6:.0f} us, then {link.bytes_per_s / 1e9:.2f} GB/s")
     print(f"load average before: {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
     print(
-        f"{'model':12} {'RAM':>7} {'bytes':>13} {'predicted':>11} {'measured':>11} {'ratio':>6} "
-        f"{'paged':>13} recomputed"
+        f"{'model':12} {'RAM':>7} {'bytes':>13} {'alone':>11} {'predicted':>11} {'measured':>11} "
+        f"{'ratio':>6} {'paged':>13} recomputed"
     )
     rows: list[Row] = []
     for step in STEPS:
@@ -185,14 +187,33 @@ def _rows(step: Step, device: DeviceProfile, options: argparse.Namespace) -> Ite
 
     first = costed(posed.problem)
     runs = [_Run.of(step, posed, first, ram, options) for ram in ("slack", "halfway")]
-    ratios: list[list[tuple[float, float]]] = [[] for _ in runs]
+    rounds: list[list[_Times]] = [[] for _ in runs]
     for _ in range(options.rounds):
         again = costed(posed.problem)
-        for run, pairs in zip(runs, ratios, strict=True):
-            predicted_s = replay(run.plan, replace(again, budget=run.problem.budget)).time_s
-            pairs.append((predicted_s, run.measured_s(options.steps)))
-    for run, pairs in zip(runs, ratios, strict=True):
-        yield run.row(pairs)
+        for run, times in zip(runs, rounds, strict=True):
+            problem = replace(again, budget=run.problem.budget)
+            times.append(
+                _Times(
+                    plan_s=replay(run.plan, problem).time_s,
+                    predicted_s=expected_step_s(run.plan, problem),
+                    measured_s=run.measured_s(options.steps),
+                )
+            )
+    for run, times in zip(runs, rounds, strict=True):
+        yield run.row(sorted(times, key=lambda t: t.ratio)[len(times) // 2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Times:
+    """One round of a row."""
+
+    plan_s: float
+    predicted_s: float
+    measured_s: float
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted_s / self.measured_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,26 +268,27 @@ class _Run:
                         times.append(time.perf_counter() - start_s)
         return statistics.median(times)
 
-    def row(self, pairs: list[tuple[float, float]]) -> Row:
-        """The round in the middle."""
-        predicted_s, measured_s = sorted(pairs, key=lambda p: p[0] / p[1])[len(pairs) // 2]
+    def row(self, times: _Times) -> Row:
+        """What stands for the model in the table."""
         used = replay(self.plan, self.problem)
         return Row(
             name=self.step.name,
             ram=self.ram,
             ram_bytes=self.problem.budget.ram_bytes,
-            predicted_s=predicted_s,
-            measured_s=measured_s,
-            ratio=predicted_s / measured_s,
+            plan_s=times.plan_s,
+            predicted_s=times.predicted_s,
+            measured_s=times.measured_s,
+            ratio=times.ratio,
             paged_bytes=used.page_in_bytes + used.page_out_bytes,
             recomputed=len(used.recomputed),
         )
 
 
 def _line(row: Row) -> str:
+    times = (f"{t * 1e3:8.2f} ms" for t in (row.plan_s, row.predicted_s, row.measured_s))
     return (
-        f"{row.name:12} {row.ram:>7} {row.ram_bytes:13,} {row.predicted_s * 1e3:8.2f} ms "
-        f"{row.measured_s * 1e3:8.2f} ms {row.ratio:6.2f} {row.paged_bytes:13,} {row.recomputed:10}"
+        f"{row.name:12} {row.ram:>7} {row.ram_bytes:13,} {' '.join(times)} {row.ratio:6.2f} "
+        f"{row.paged_bytes:13,} {row.recomputed:10}"
     )
 
 

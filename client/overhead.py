@@ -34,7 +34,7 @@ def tiny_step() -> tuple[Traced, nn.Module, torch.optim.Optimizer]:
     return traced, module, optimizer
 
 
-def step_s(
+def tiny_step_s(
     traced: Traced, module: nn.Module, optimizer: torch.optim.Optimizer, clock: Clock
 ) -> float:
     """Median seconds of a step of the interpreter that keeps everything in RAM."""

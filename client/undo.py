@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -29,16 +29,10 @@ class Undo:
         spare_bytes: int,
     ) -> None:
         self._memory, self._layouts = memory, layouts
-        self._in_ram: list[int] = []
-        self._in_store: list[int] = []
-        self.ram_bytes = self.written_bytes = 0
-        for k in changed:
-            size_bytes = layouts[k].storage_bytes
-            if self.ram_bytes + size_bytes <= spare_bytes:
-                self._in_ram.append(k)
-                self.ram_bytes += size_bytes
-            else:
-                self._in_store.append(k)
+        sizes = {k: layouts[k].storage_bytes for k in changed}
+        self._in_ram, self._in_store = shared_out(sizes, spare_bytes)
+        self.ram_bytes = sum(sizes[k] for k in self._in_ram)
+        self.written_bytes = 0
         self._copies: dict[int, Tensor] = {}
         self._kept: dict[int, Stored] = {}
         self._old: dict[int, Stored | Tensor] = {}
@@ -116,6 +110,17 @@ def changed_in_ram(graph: Graph, home_paged: frozenset[int]) -> tuple[int, ...]:
     """Persistent tensors that a step changes and that live in RAM, in the order of their first change."""
     changed = (k for op in graph.operators for k in op.mutates if graph.is_persistent(k))
     return tuple(k for k in dict.fromkeys(changed) if k not in home_paged)
+
+
+def shared_out(sizes: Mapping[int, int], spare_bytes: int) -> tuple[list[int], list[int]]:
+    """Of tensors and their bytes, those that find room in the RAM to spare, in their order; the others."""
+    in_ram: list[int] = []
+    in_store: list[int] = []
+    for k, size_bytes in sizes.items():
+        fits = size_bytes <= spare_bytes
+        (in_ram if fits else in_store).append(k)
+        spare_bytes -= size_bytes if fits else 0
+    return in_ram, in_store
 
 
 def undo_bytes(graph: Graph, block_bytes: int) -> int:

@@ -9,12 +9,25 @@ import pytest
 import torch
 from torch import nn
 
-from client import costs
-from client.costs import interpreter_s, measured_costs, profile_costs
+from client import costs, stopwatch
+from client.costs import expected_step_s, interpreter_s, measured_costs, profile_costs
 from client.measure import with_workspace
 from client.prepare import pose_step
+from client.stopwatch import CACHE_BYTES, Caches
 from client.trace import trace
-from scheduler import cost_table, load_device
+from scheduler import (
+    Budget,
+    Graph,
+    Kind,
+    Operator,
+    Phase,
+    Problem,
+    Tensor,
+    cost_table,
+    keep_all,
+    load_device,
+    replay,
+)
 from tests.client.models import MODELS
 from tests.client.twins import LOSS, Twin
 
@@ -57,8 +70,8 @@ def stack(width: int, depth: int):
 @pytest.mark.usefixtures("nothing_added")
 def test_equal_operators_are_timed_once(monkeypatch):
     timed = []
-    genuine = costs.median_s
-    monkeypatch.setattr(costs, "median_s", lambda *a: timed.append(1) or genuine(*a))
+    genuine = stopwatch.median_s
+    monkeypatch.setattr(stopwatch, "median_s", lambda *a: timed.append(1) or genuine(*a))
     counts = []
     for depth in (4, 9):
         timed.clear()
@@ -104,3 +117,51 @@ def test_a_step_is_posed_with_the_costs_that_are_asked_for():
     assert again.problem.costs != posed.problem.costs
     # The deadline is in the same seconds.
     assert again.problem.budget.time_s == pytest.approx(2 * again.problem.compute_once.time_s)
+
+
+def graph_of(sizes, uses):
+    """Forward operators that each use some inputs and make nothing that matters."""
+    tensors = [
+        Tensor(id=k, name=f"t{k}", size_bytes=n, kind=Kind.PARAMETER) for k, n in enumerate(sizes)
+    ]
+    operators = [
+        Operator(id=n, name=f"op{n}", inputs=use, outputs=(), phase=Phase.FORWARD)
+        for n, use in enumerate(uses)
+    ]
+    return Graph(operators=tuple(operators), tensors=tuple(tensors))
+
+
+def test_a_tensor_is_as_old_as_what_was_used_since():
+    mib = 2**20
+    graph = graph_of([mib, 2 * mib, 1000, 40 * mib], [(0,), (1,), (0, 2), (3,)])
+    caches = Caches(graph)
+    # From the step before: everything else has been used since.
+    assert caches.ages(graph.operators[0]) == (CACHE_BYTES,)
+    caches.use(graph.operators[0])
+    caches.use(graph.operators[1])
+    # Two MiB since; small tensors are fetched in no time.
+    assert caches.ages(graph.operators[2]) == (2 * mib, 0)
+    caches.use(graph.operators[2])
+    assert caches.ages(graph.operators[2]) == (0, 0)
+
+
+def test_aging_uses_every_tensor_and_changes_none():
+    graph = graph_of([2**20, 2**18], [(0,), (1,)])
+    tensors = [torch.arange(2.0**18), None, torch.arange(2.0**16)]
+    before = [None if t is None else t.clone() for t in tensors]
+    Caches(graph).aging(tensors, (CACHE_BYTES, 0, 2**18))()
+    for tensor, copy in zip(tensors, before, strict=True):
+        assert tensor is copy is None or torch.equal(tensor, copy)
+
+
+def test_the_way_back_counts_where_ram_is_short():
+    traced, module, optimizer = stack(16, 2)
+    costs_here = profile_costs(traced, module, optimizer, PI)
+    problem = Problem(graph=traced.graph, costs=costs_here, budget=Budget(ram_bytes=2**30))
+    plan = keep_all(problem)
+    used = replay(plan, problem)
+    assert expected_step_s(plan, problem) == pytest.approx(used.time_s)
+    tight = Problem(graph=traced.graph, costs=costs_here, budget=Budget(ram_bytes=used.peak_bytes))
+    changed = {k for op in traced.graph.operators for k in op.mutates}
+    pages_s = sum(costs_here.page_out[k].time_s for k in changed)
+    assert expected_step_s(plan, tight) == pytest.approx(used.time_s + pages_s)

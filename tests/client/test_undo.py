@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from client.interpreter import Interpreter
-from client.undo import changed_in_ram
+from client.undo import changed_in_ram, shared_out
 from scheduler import replay
 from tests.client.faults import store_at
 from tests.client.random_plans import random_plan
@@ -51,3 +51,9 @@ def test_a_failed_step_changes_nothing_however_much_room_there_is(
         assert step.predicted_peak_bytes == replay(plan, problem).peak_bytes + step.undo_ram_bytes
         assert (step.undo_written_bytes == 0) == (share == 1.0)
     require_same(twin.plainly(), outcome(module, optimizer, losses))
+
+
+def test_room_goes_to_those_that_find_it_in_their_order():
+    assert shared_out({7: 3, 1: 5, 4: 2}, 5) == ([7, 4], [1])
+    assert shared_out({7: 3, 1: 5}, 0) == ([], [7, 1])
+    assert shared_out({7: 0}, 0) == ([7], [])
