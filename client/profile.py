@@ -94,7 +94,7 @@ def profile_machine(
     seen = f"measured on {today}"
     paged = (
         f"{seen}: pages of {pages.block_bytes:,} to {max(PAGE_BYTES):,} bytes through the page store, "
-        f"its threads and encryption included, {pages.where}"
+        f"its threads and encryption included, compute in between, {pages.where}"
     )
     rate = "matrix product 256x512x512 and convolution 64->64, 3x3, of 8 images 16x16"
     numbers: dict[str, str] = {
@@ -185,8 +185,12 @@ def measure_pages(folder: Path, clock: Clock, root: Path = Path("/")) -> Pages:
 
 
 def _page_times(pager: Pager, size_bytes: int, clock: Clock) -> tuple[float, float]:
-    """Median seconds of writing and of reading one page; blocks are written over, as in training."""
-    tensor = torch.zeros(size_bytes, dtype=torch.uint8)
+    """Median seconds of writing and of reading one page.
+
+    As in training, blocks are written over, and compute lies between two pages: the threads that page
+    have gone to sleep, and the caches hold other things.
+    """
+    tensor, square = torch.zeros(size_bytes, dtype=torch.uint8), torch.rand(256, 256)
     kept = pager.write(0, tensor)
 
     def write() -> None:
@@ -197,7 +201,11 @@ def _page_times(pager: Pager, size_bytes: int, clock: Clock) -> tuple[float, flo
     def read() -> None:
         pager.read(kept, torch.empty(size_bytes, dtype=torch.uint8), drop=False).result()
 
-    written_s, read_s = (median_s(run, clock, _PAGES) for run in (write, read))
+    def compute() -> None:
+        for _ in range(8):
+            square @ square
+
+    written_s, read_s = (median_s(run, clock, _PAGES, compute) for run in (write, read))
     pager.settle()
     pager.drop(kept)
     return written_s, read_s
