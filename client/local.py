@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from scheduler.errors import BadInput
 
 from .costs import Costing, profile_costs
 from .meter import NOT_ASKED, Meter, NoMeter
+from .page_store import unused_path
 from .prepare import Prepared, planned, pose
 from .state import score
 from .trainer import TrainReport, train
@@ -70,10 +69,7 @@ def train_locally(
         if on_step is not None:
             on_step(done, total, loss)
 
-    with (
-        torch.random.fork_rng(devices=[]),
-        tempfile.TemporaryDirectory(prefix="fedpoet-") as folder,
-    ):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = workload.model()
         model.train()
@@ -84,7 +80,7 @@ def train_locally(
                 model,
                 optimizer,
                 batches(examples, workload, np.random.default_rng(seed)),
-                Path(folder) / "store.pages",
+                unused_path(None),
                 stepped,
                 meter,
             )

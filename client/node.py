@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from scheduler import DeviceProfile, Plan, PlanCache, load_device
 from scheduler.errors import InvalidPlan
 
 from .outbox import Arrays, Update, manifest, seal
+from .page_store import unused_path
 from .prepare import Prepared, planned, pose
 from .state import get_arrays, set_arrays
 from .trainer import TrainReport, train
@@ -102,16 +102,13 @@ class Node:
             allowed = manifest(get_arrays(model))
             optimizer = self.workload.optimizer(model.parameters())
             model.train()
-            with tempfile.TemporaryDirectory(
-                prefix="fedpoet-", dir=self.settings.page_dir
-            ) as folder:
-                report = train(
-                    prepared,
-                    model,
-                    optimizer,
-                    batches(examples, self.workload, order),
-                    Path(folder) / "store.pages",
-                )
+            report = train(
+                prepared,
+                model,
+                optimizer,
+                batches(examples, self.workload, order),
+                unused_path(self.settings.page_dir),
+            )
         return seal(get_arrays(model), self._metrics(report, examples), allowed)
 
     def _prepare(self, known: Plan | None) -> Prepared:

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from .blocks import BlockAllocator
 PIECE_BYTES = 1024 * 1024
 TAG_BYTES = 16
 
+_OPEN = os.O_RDWR | os.O_CLOEXEC
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -73,9 +76,9 @@ class _Scratch:
 class PageStore:
     """A file of pages that exists while the store is open.
 
-    The file is created at `path` (which must not exist) for the owner only, and where the system
-    allows it its name is removed at once. `capacity_bytes` limits the blocks in use. Threads may share
-    a store: one writes and one reads at a time.
+    The file is for the owner only. Where the system allows it, it has no name; else it is at `path`
+    (which must not exist) until the name can be removed. `capacity_bytes` limits the blocks in use.
+    Threads may share a store: one writes and one reads at a time.
     Raises PageStoreError if the file cannot be made.
     """
 
@@ -92,8 +95,7 @@ class PageStore:
         self._versions = 0
         self._buffer, self._read_buffer = (_Scratch() for _ in range(2))
         self._writing, self._reading, self._finding = (threading.Lock() for _ in range(3))
-        self._file = _create(path)
-        self._named = not _unlinked(path)
+        self._file, self._named = _create(path)
 
     def __enter__(self) -> Self:
         return self
@@ -232,11 +234,25 @@ def _damaged(page: Page, how: str) -> DamagedPage:
     )
 
 
-def _create(path: Path) -> int:
+def unused_path(folder: Path | None) -> Path:
+    """A path for a page store that nobody else has, in this folder or the system's temporary one."""
+    place = Path(tempfile.gettempdir()) if folder is None else folder
+    return place / f"fedpoet-{secrets.token_hex(8)}.pages"
+
+
+def _create(path: Path) -> tuple[int, bool]:
+    """An open file, and whether its name is still there.
+
+    Where the system can it never has one, so that nothing is left behind whenever the process dies.
+    """
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if not os.path.lexists(path):
+            with contextlib.suppress(OSError, AttributeError):
+                return os.open(path.parent, _OPEN | os.O_TMPFILE, 0o600), False
+        file = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, 0o600)
     except OSError as error:
         raise PageStoreError(f"the page store {path} cannot be made: {error.strerror}") from error
+    return file, not _unlinked(path)
 
 
 def _unlinked(path: Path) -> bool:

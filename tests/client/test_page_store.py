@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import stat
+import subprocess
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.page_store import PIECE_BYTES, PageStore
+from client.page_store import PIECE_BYTES, PageStore, unused_path
 from scheduler.errors import DamagedPage, PageStoreError, PageStoreFull
 
 SECRET = b"the wearer's heart rate is 72. " * 40
@@ -99,6 +101,7 @@ def test_where_an_open_file_keeps_its_name_it_goes_on_close(tmp_path, monkeypatc
         raise PermissionError
 
     monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.delattr(os, "O_TMPFILE")  # as where no file can be made without a name
     with PageStore(tmp_path / "pages"):
         assert [p.name for p in tmp_path.iterdir()] == ["pages"]
     assert list(tmp_path.iterdir()) == []
@@ -188,3 +191,50 @@ def test_its_own_buffer_is_one_piece(tmp_path):
     with PageStore(tmp_path / "pages", block_bytes=4096) as store:
         write(store, 1, bytes(10 * PIECE_BYTES))
         assert len(store._buffer) == PIECE_BYTES + 16
+
+
+def test_two_stores_at_one_path_do_not_meet(tmp_path):
+    with PageStore(tmp_path / "pages") as one, PageStore(tmp_path / "pages") as other:
+        first, second = write(one, 1, b"one" * 500), write(other, 1, b"other" * 500)
+        assert read(one, first) == b"one" * 500
+        assert read(other, second) == b"other" * 500
+        with pytest.raises(DamagedPage):
+            read(other, first)
+
+
+def test_storage_that_cannot_be_read(store):
+    """A read error of the system, not of ours: the file is there, but not open for reading."""
+    page = write(store, 1, os.urandom(600))
+    blind = os.open("/dev/null", os.O_WRONLY)
+    os.dup2(blind, store._file)
+    os.close(blind)
+    with pytest.raises(PageStoreError, match="cannot be read"):
+        read(store, page)
+
+
+def test_an_unused_path_is_where_it_is_asked_for(tmp_path):
+    paths = {unused_path(tmp_path) for _ in range(100)}
+    assert len(paths) == 100
+    assert {p.parent for p in paths} == {tmp_path}
+    assert not any(p.exists() for p in paths)
+
+
+def test_a_full_filesystem(tmp_path):
+    """A real one of a megabyte, where this process may mount it."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)]
+    may_mount = shutil.which("mount") and subprocess.run(mount, check=False, capture_output=True)
+    if not may_mount or may_mount.returncode:
+        pytest.skip("mounting a file system takes privileges that this process has not")
+    try:
+        with PageStore(small / "pages") as store:
+            kept = write(store, 1, b"y" * 600_000)
+            with pytest.raises(PageStoreFull, match="no space left"):
+                write(store, 2, bytes(600_000))
+            assert read(store, kept) == b"y" * 600_000
+            store.drop(kept)
+            later = write(store, 3, b"z" * 900_000)
+            assert read(store, later) == b"z" * 900_000
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
