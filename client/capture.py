@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -76,7 +77,7 @@ def capture(
     with explained(joint.places):
         with generators_kept(joint.places, record):
             recorded, again = record(), record()
-        _require_tensors(recorded)
+        _require_plain(recorded)
         _require_same(recorded, again)
         return _Reader(recorded, mode, fakes, joint).read()
 
@@ -197,7 +198,14 @@ def _same_node(one: fx.GraphModule, mine: fx.Node, other: fx.GraphModule, its: f
     return mine.op != "get_attr" or _same_constant(getattr(one, name), getattr(other, name))
 
 
-def _require_tensors(recorded: fx.GraphModule) -> None:
+def _require_plain(recorded: fx.GraphModule) -> None:
+    """Refuse operators that run code of their own, and constants that are no tensors."""
+    for node in recorded.graph.nodes:
+        if isinstance(node.target, HigherOrderOperator):
+            raise Untraceable(
+                f"{at(node)}torch.{node.target} runs code inside an operator, which cannot be planned; "
+                "use plain operators such as torch.where"
+            )
     for node in recorded.graph.nodes:
         if node.op == "get_attr":
             kind = type(getattr(recorded, node.target))

@@ -56,6 +56,7 @@ class Joint:
                 gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
                 for name, gradient in zip(self.wanted, gradients, strict=True):
                     if gradient is not None:
+                        _require_dense(name, gradient)
                         sums[name] = sums[name] + gradient if name in sums else gradient
                 total = loss if total is None else total.detach() + loss.detach()
         assert total is not None  # noqa: S101
@@ -122,6 +123,13 @@ class _ShareTensors(TorchFunctionMode):
         if func is torch.Tensor.__deepcopy__:
             return args[0]
         return func(*args, **(kwargs or {}))
+
+
+def _require_dense(name: str, gradient: Tensor) -> None:
+    if gradient.layout is not torch.strided:
+        raise Untraceable(
+            f"{name} gets a sparse gradient, which cannot be planned; build its layer with sparse=False"
+        )
 
 
 def _require_scalar(loss: object) -> None:

@@ -96,6 +96,9 @@ class Places:
 class Marks(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active, marks every node that is recorded with the phase it runs in and its place."""
 
+    # Such as torch.cond: `capture` refuses them, with their place.
+    supports_higher_order_operators = True
+
     def __init__(self, places: Places) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._places = places

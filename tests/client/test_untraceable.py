@@ -111,7 +111,19 @@ def remember(module, x):
     return x + before
 
 
+def conditional(_, x):
+    return torch.cond(x.sum() > 0, lambda t: t + 1, lambda t: t - 1, (x,))
+
+
+def lists(_, x):
+    parts = [x.clone(), x.clone()]
+    torch._foreach_add_(parts, 1.0)
+    return parts[0] + parts[1]
+
+
 MODULES = {
+    conditional: "code inside an operator",
+    lists: "list of tensors",
     branch: "control flow",
     item: "Python number",
     shapes: "fixed shape",
@@ -342,6 +354,13 @@ def test_gradient_hooks():
     module.weight.register_hook(lambda g: g * 2)
     with pytest.raises(Untraceable, match=r"weight.*hook"):
         trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), (X, Y))
+
+
+def test_sparse_gradients_name_their_parameter():
+    module = nn.Sequential(nn.Embedding(5, 6, sparse=True), nn.Flatten(), nn.Linear(36, 6))
+    batch = torch.zeros(4, 6, dtype=torch.int64), Y
+    with pytest.raises(Untraceable, match=r"0\.weight gets a sparse gradient"):
+        trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), batch)
 
 
 def test_parameters_in_one_memory():
