@@ -27,8 +27,8 @@ def masks(size: int, generator: torch.Generator) -> Batch:
     return x, torch.randint(0, 2, (size, 64, 64), generator=generator)
 
 
-def sequences(size: int, generator: torch.Generator) -> Batch:
-    x = torch.randn(size, 64, 40, generator=generator)
+def sequences(size: int, generator: torch.Generator, features: int = 40) -> Batch:
+    x = torch.randn(size, 64, features, generator=generator)
     return x, torch.randint(0, 12, (size,), generator=generator)
 
 
