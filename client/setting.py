@@ -45,22 +45,22 @@ class Setting:
             raise BadInput(str(error)) from error
         if now.optimizer != self.optimizer:
             raise BadInput(
-                f"the optimizer is {now.optimizer}, traced was {self.optimizer}: trace again"
+                f"the optimizer is {now.optimizer}, traced was {self.optimizer}: plan again"
             )
         for name in now.training ^ self.training:
             mode = "training" if name in self.training else "evaluation"
             raise BadInput(
-                f"{name or 'the module'} was traced in {mode} mode: set that mode or trace again"
+                f"{name or 'the module'} was traced in {mode} mode: set that mode or plan again"
             )
         for name in now.options.keys() ^ self.options.keys():
             how = "was traced as trained" if name in self.options else "was not traced as trained"
             raise BadInput(
-                f"{name} {how}: set requires_grad and the optimizer's parameters back or trace again"
+                f"{name} {how}: set requires_grad and the optimizer's parameters back or plan again"
             )
         for name, options in now.options.items():
             for option in options - self.options[name]:
                 raise BadInput(
-                    f"{option} was off for {name} in the trace: switch it off or trace again"
+                    f"{option} was off for {name} in the trace: switch it off or plan again"
                 )
 
 

@@ -170,6 +170,19 @@ def test_loading_while_open_replaces_everything():
     require_same(plainly(data()), outcome(module, optimizer, losses))
 
 
+def test_plain_steps_in_between():
+    """Whoever runs the model has its memory back, gradients that plain steps leave do no harm."""
+    module, optimizer = made()
+    losses = []
+    with planned(module, optimizer, data()[0], 0.0) as step:
+        for number, b in enumerate(data()):
+            if number % 2 == 0:
+                losses.append(step(b))
+            else:
+                losses += train_plainly(module, optimizer, [b]).losses
+    require_same(plainly(data()), outcome(module, optimizer, losses))
+
+
 def test_closing_gives_everything_back_at_any_time():
     module, optimizer = made()
     step = planned(module, optimizer, data()[0])
