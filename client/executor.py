@@ -5,12 +5,10 @@ docs/executor.md has an example and says what is promised.
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -21,9 +19,10 @@ from scheduler.errors import BadInput, Infeasible
 from scheduler.units import parse_bytes
 
 from .capture import Batch, Loss
+from .costs import Costing, profile_costs
 from .interpreter import Interpreter
-from .page_store import PageStore
 from .prepare import Prepared, prepare
+from .session import Session
 
 __all__ = ["Interpreter", "PlannedStep", "plan_step"]
 
@@ -41,6 +40,7 @@ def plan_step(
     accumulate: int = 1,
     device: DeviceProfile | str = DEFAULT_DEVICE,
     deadline_factor: float | None = None,
+    costing: Costing = profile_costs,
     time_limit_s: float = 60.0,
     folder: Path | str | None = None,
     cache: PlanCache | None = None,
@@ -52,7 +52,8 @@ def plan_step(
     parameters, gradients, optimizer state, buffers and the batch. With `accumulate`, a batch goes
     through the model in so many micro-batches: see PlannedStep. `device` is a profile or its name; it
     decides which of the fitting plans is best (its time and energy), and how large the page store may
-    get, never a result. A deadline is `deadline_factor` times computing everything once on it.
+    get, never a result. A deadline is `deadline_factor` times computing everything once on it. With
+    `client.costs.measured_costs` as `costing`, operators take as long as on this machine, measured now.
     `time_limit_s` is what planning may take. The page store lies in `folder`, by default the system's
     folder for temporary files: name one on a disk where that is RAM. With `cache`, plans found before
     are looked up.
@@ -72,6 +73,7 @@ def plan_step(
         ram_bytes=ram_bytes,
         accumulate=accumulate,
         deadline_factor=deadline_factor,
+        costing=costing,
         time_limit_s=time_limit_s,
         cache=cache,
     )
@@ -110,7 +112,7 @@ class PlannedStep:
         self._planner, self._folder = planner, folder
         self._prepared: dict[object, Prepared] = {}
         self._newest: Prepared | None = None
-        self._session: _Session | None = None
+        self._session: Session | None = None
         self._finalizer: weakref.finalize[[], PlannedStep] | None = None
         self._peak_bytes = self._predicted_bytes = 0
 
@@ -134,7 +136,7 @@ class PlannedStep:
         prepared = self._planned((x, y))
         if self._session is None or not self._session.runs(prepared):
             self.close()
-            self._session = _Session(prepared, self._model, self._optimizer, self._folder)
+            self._session = Session(prepared, self._model, self._optimizer, self._folder)
             # Who forgets to close finds everything in model and optimizer once the step is gone.
             self._finalizer = weakref.finalize(self, self._session.close)
             self._finalizer.atexit = False
@@ -209,80 +211,6 @@ class PlannedStep:
         if self._newest is not self._prepared[key]:
             self._newest, self._predicted_bytes = self._prepared[key], 0
         return self._newest
-
-
-class _Session:
-    """An open interpreter with its page store; gives back when somebody else needs the model."""
-
-    def __init__(
-        self,
-        prepared: Prepared,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        folder: Path | None,
-    ) -> None:
-        self._prepared, self._optimizer = prepared, optimizer
-        device = prepared.device
-        with contextlib.ExitStack() as stack:
-            own = stack.enter_context(TemporaryDirectory(prefix="fedpoet-", dir=folder))
-            store = PageStore(
-                Path(own) / "pages",
-                capacity_bytes=device.page_store_bytes,
-                block_bytes=device.page_block_bytes,
-            )
-            self.interpreter = Interpreter(
-                prepared.traced,
-                prepared.problem,
-                prepared.solution.plan,
-                stack.enter_context(store),
-                model,
-                optimizer,
-            )
-            stack.enter_context(self.interpreter)
-            self._opened: contextlib.ExitStack | None = stack.pop_all()
-        self._hooks = _hooked(model, optimizer, self._give_back)
-
-    def runs(self, prepared: Prepared) -> bool:
-        """Whether this is open for that plan."""
-        return self._opened is not None and self._prepared is prepared
-
-    def close(self) -> None:
-        """Give the memory back, for good."""
-        for hook in self._hooks:
-            hook.remove()
-        self._give_back()
-
-    def _give_back(self, *_: object) -> None:
-        # Called from hooks, whose list must not change while torch goes through it.
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            opened.close()
-            _order_state(self._optimizer)
-
-
-def _hooked(
-    model: nn.Module, optimizer: torch.optim.Optimizer, before: Callable[..., None]
-) -> list[Any]:
-    """Let `before` run before a part of the model runs, or it or the optimizer is saved or loaded."""
-    hooks: list[Any] = [
-        optimizer.register_state_dict_pre_hook(before),
-        optimizer.register_load_state_dict_pre_hook(before),
-    ]
-    module: Any  # torch leaves some of these methods untyped
-    for module in model.modules():
-        hooks.append(module.register_forward_pre_hook(before))
-        hooks.append(module.register_state_dict_pre_hook(before))
-        hooks.append(module.register_load_state_dict_pre_hook(before))
-    return hooks
-
-
-def _order_state(optimizer: torch.optim.Optimizer) -> None:
-    """State in the order of the parameters, as plain steps leave it: saved files are then the same."""
-    state = optimizer.state
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter in state:
-                state[parameter] = state.pop(parameter)
 
 
 def _pair(batch: Any) -> Batch:

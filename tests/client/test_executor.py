@@ -8,6 +8,7 @@ import gc
 import pytest
 import torch
 
+from client.costs import measured_costs
 from client.executor import plan_step
 from scheduler import PlanCache
 from scheduler.errors import BadInput, Infeasible
@@ -247,3 +248,10 @@ def test_a_call_under_autocast_is_refused():
     step = planned(module, optimizer, data()[0])
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(BadInput, match="autocast"):
         step(data()[0])
+
+
+def test_costs_measured_on_this_machine_change_no_result():
+    module, optimizer = made()
+    with planned(module, optimizer, data()[0], costing=measured_costs) as step:
+        losses = [step(b) for b in data()]
+    require_same(plainly(data()), outcome(module, optimizer, losses))

@@ -1,0 +1,90 @@
+"""An open interpreter with its page store, and who else may want the model meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+
+from .interpreter import Interpreter
+from .page_store import PageStore
+from .prepare import Prepared
+
+
+class Session:
+    """An open interpreter with its page store; gives back when somebody else needs the model."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        folder: Path | None,
+    ) -> None:
+        self._prepared, self._optimizer = prepared, optimizer
+        device = prepared.device
+        with contextlib.ExitStack() as stack:
+            own = stack.enter_context(TemporaryDirectory(prefix="fedpoet-", dir=folder))
+            store = PageStore(
+                Path(own) / "pages",
+                capacity_bytes=device.page_store_bytes,
+                block_bytes=device.page_block_bytes,
+            )
+            self.interpreter = Interpreter(
+                prepared.traced,
+                prepared.problem,
+                prepared.solution.plan,
+                stack.enter_context(store),
+                model,
+                optimizer,
+            )
+            stack.enter_context(self.interpreter)
+            self._opened: contextlib.ExitStack | None = stack.pop_all()
+        self._hooks = _hooked(model, optimizer, self._give_back)
+
+    def runs(self, prepared: Prepared) -> bool:
+        """Whether this is open for that plan."""
+        return self._opened is not None and self._prepared is prepared
+
+    def close(self) -> None:
+        """Give the memory back, for good."""
+        for hook in self._hooks:
+            hook.remove()
+        self._give_back()
+
+    def _give_back(self, *_: object) -> None:
+        # Called from hooks, whose list must not change while torch goes through it.
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+            _order_state(self._optimizer)
+
+
+def _hooked(
+    model: nn.Module, optimizer: torch.optim.Optimizer, before: Callable[..., None]
+) -> list[Any]:
+    """Let `before` run before a part of the model runs, or it or the optimizer is saved or loaded."""
+    hooks: list[Any] = [
+        optimizer.register_state_dict_pre_hook(before),
+        optimizer.register_load_state_dict_pre_hook(before),
+    ]
+    module: Any  # torch leaves some of these methods untyped
+    for module in model.modules():
+        hooks.append(module.register_forward_pre_hook(before))
+        hooks.append(module.register_state_dict_pre_hook(before))
+        hooks.append(module.register_load_state_dict_pre_hook(before))
+    return hooks
+
+
+def _order_state(optimizer: torch.optim.Optimizer) -> None:
+    """State in the order of the parameters, as plain steps leave it: saved files are then the same."""
+    state = optimizer.state
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter in state:
+                state[parameter] = state.pop(parameter)
