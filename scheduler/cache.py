@@ -116,11 +116,15 @@ class PlanCache:
         return replace(entry.solution(gap), cut_short=solution.cut_short)
 
     def _known(self, problem: Problem) -> _Entry | None:
+        """What the files say together; if a writer replaced them all meanwhile, what it wrote."""
         best: _Entry | None = None
-        for path in self._files(problem):
-            entry = _read(path, problem)
-            if entry is not None:
-                best = entry if best is None else best.joined(entry)
+        files: tuple[Path, ...] = ()
+        while best is None and (now := self._files(problem)) != files:
+            files = now
+            for path in files:
+                entry = _read(path, problem)
+                if entry is not None:
+                    best = entry if best is None else best.joined(entry)
         return best
 
     def _files(self, problem: Problem) -> tuple[Path, ...]:
