@@ -43,7 +43,7 @@ from scheduler import Kind, Problem, load_device, replay, solve
 
 ROOT = Path(__file__).parents[1]
 DEVICE = "raspberry-pi-4b"
-SLACK_BYTES = 8 * 2**20
+SLACK_BYTES = 16 * 2**20
 # What is freed goes back to the system at once, and libraries keep nothing: neither glibc's heap nor
 # MKL its buffers nor oneDNN the code that it generates for every shape, up to 3 MB each.
 ENVIRONMENT = {
