@@ -34,8 +34,8 @@ demo: $(STAMP) ## Simulate a fleet of three kinds of devices; more options with 
 
 # Two runs, so that a broken unit test shows before the long tests start. 5: nothing was selected.
 test: $(STAMP) ## Run all tests, the slow ones last; more options with ARGS="...".
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
-	$(BIN)/python -m pytest -m slow $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n auto -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n auto -m slow $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(STAMP) ## Check style, format, types and the direction of imports.
 	$(BIN)/ruff check .

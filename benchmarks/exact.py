@@ -32,7 +32,7 @@ from benchmarks.networks import Gru, Mlp, UNet, bert, mobilenet_v2, resnet18, vg
 from benchmarks.outcomes import Note, Outcome, differences, outcome, recording
 from benchmarks.points import ram_bytes, with_ram
 from client.allocator import AllocatorTrace
-from client.interpreter import Interpreter
+from client.interpreter import EVERY_STEP, Interpreter
 from client.page_store import PageStore
 from client.prepare import Posed, pose_step
 from scheduler import Plan, load_device, replay, solve
@@ -179,7 +179,7 @@ class _Case:
                 module, optimizer = self.fresh()
                 problem = replace(posed.problem, budget=plan.budget)
                 step = Interpreter(
-                    posed.traced, problem, plan, store, module, optimizer, measure_every=True
+                    posed.traced, problem, plan, store, module, optimizer, measured_steps=EVERY_STEP
                 )
                 step.__enter__()
             held_bytes = trace.usage.kept_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -27,6 +28,7 @@ from .update import run_update
 
 # Steps whose memory is measured; the first one runs before the optimizer's state exists.
 MEASURED_STEPS = 2
+EVERY_STEP = sys.maxsize
 
 
 class Interpreter:
@@ -41,9 +43,9 @@ class Interpreter:
     plus its outputs and workspace must fit. A step that raises leaves module, optimizer and torch's
     generator as they were before it.
 
-    `measured_peak_bytes` is the most that torch's allocator really held in a step so far: in the
-    first two (the first creates the optimizer's state), or with `measure_every` in any. It stays 0
-    while a torch profiler of the caller's runs.
+    `measured_peak_bytes` is the most that torch's allocator really held in the first `measured_steps`
+    so far (the first creates the optimizer's state). It stays 0 while a torch profiler of the caller's
+    runs. Noting every allocation takes some megabytes beside the budget, unless those steps are 0.
 
     Raises InvalidPlan if the plan breaks a rule, BadInput if the module or the number of torch's
     threads is not that of the trace.
@@ -58,7 +60,7 @@ class Interpreter:
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        measure_every: bool = False,
+        measured_steps: int = MEASURED_STEPS,
     ) -> None:
         if traced.graph.digest != problem.graph.digest:
             raise InvalidPlan("same-graph", "the problem was made from another trace: plan again")
@@ -82,7 +84,7 @@ class Interpreter:
         self.predicted_peak_bytes = plan_peak_bytes + self._undo.ram_bytes
         self._ownership = Ownership(traced, self._memory, module, optimizer)
         self._instructions = tuple(self._resolve(plan))
-        self._measure_every = measure_every
+        self._measured_steps = measured_steps
         self._is_open = self._usable = False
         self._steps = 0
         self.measured_peak_bytes = 0
@@ -143,8 +145,7 @@ class Interpreter:
         return loss
 
     def _measured(self, x: Tensor, y: Tensor) -> float:
-        wanted = self._measure_every or self._steps < MEASURED_STEPS
-        if not wanted or profiler_is_running():
+        if self._steps >= self._measured_steps or profiler_is_running():
             return self._run(x, y)
         start_bytes = self._memory.resident_bytes
         with AllocatorTrace() as trace:

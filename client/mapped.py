@@ -99,12 +99,12 @@ class SavingInterpreter(Interpreter):
     `model.safetensors` gets parameters and buffers, `optimizer.safetensors` the optimizer's state as
     "parameter.state"; what is not a tensor stays with the optimizer. Besides what is resident between
     steps, that takes the RAM of one tensor. The folder must exist. Raises PageStoreError if it cannot
-    be written to: then module and optimizer get everything back, as from an Interpreter. It does not
-    measure: the profiler's events would take megabytes beside the budget.
+    be written to: then module and optimizer get everything back, as from an Interpreter. No step is
+    measured: RAM is short.
     """
 
     def __init__(self, *arguments: Any, folder: Path, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, measured_steps=0, **options)
         self._folder = folder
 
     def __exit__(self, *_: object) -> None:
@@ -112,9 +112,6 @@ class SavingInterpreter(Interpreter):
             self._save()
         finally:
             super().__exit__()
-
-    def _measured(self, x: Tensor, y: Tensor) -> float:
-        return self._run(x, y)
 
     def _save(self) -> None:
         program = self._program

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 
-from client.interpreter import Interpreter
+from client.interpreter import EVERY_STEP, Interpreter
 from client.program import Computation
 from client.undo import undo_bytes
 from scheduler import page_all
@@ -34,7 +34,7 @@ def test_memory_is_measured_exactly_after_a_failed_step(convolutional, tmp_path)
     with (
         store_at(tmp_path) as store,
         Interpreter(
-            convolutional.traced, problem, plan, store, module, optimizer, measure_every=True
+            convolutional.traced, problem, plan, store, module, optimizer, measured_steps=EVERY_STEP
         ) as step,
     ):
         step(x, y)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from client.allocator import AllocatorTrace
-from client.interpreter import Interpreter
+from client.interpreter import EVERY_STEP, Interpreter
 from client.pager import Pager
 from scheduler import page_all, replay
 from scheduler.errors import PageStoreFull
@@ -109,7 +109,7 @@ def test_slow_storage_changes_neither_values_nor_the_peak(convolutional, method,
     with (
         store_at(tmp_path) as store,
         Interpreter(
-            twin.traced, problem, plan, store, module, optimizer, measure_every=True
+            twin.traced, problem, plan, store, module, optimizer, measured_steps=EVERY_STEP
         ) as step,
     ):
         slowed(store, method, 0.002)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.interpreter import Interpreter
+from client.interpreter import EVERY_STEP, Interpreter
 from client.undo import changed_in_ram, shared_out
 from scheduler import replay
 from tests.client.faults import store_at
@@ -28,7 +28,7 @@ def test_a_failed_step_changes_nothing_however_much_room_there_is(
     with (
         store_at(tmp_path) as store,
         Interpreter(
-            twin.traced, problem, plan, store, module, optimizer, measure_every=True
+            twin.traced, problem, plan, store, module, optimizer, measured_steps=EVERY_STEP
         ) as step,
     ):
         assert step.undo_ram_bytes <= share * wanted

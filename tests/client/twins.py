@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.outcomes import Outcome, differences, outcome
-from client.interpreter import Interpreter
+from client.interpreter import EVERY_STEP, Interpreter
 from client.measure import with_workspace
 from client.page_store import PageStore
 from client.program import Traced
@@ -83,7 +83,13 @@ class Twin:
         with (
             PageStore(folder / "pages") as store,
             Interpreter(
-                traced or self.traced, problem, plan, store, module, optimizer, measure_every=True
+                traced or self.traced,
+                problem,
+                plan,
+                store,
+                module,
+                optimizer,
+                measured_steps=EVERY_STEP,
             ) as step,
         ):
             for x, y in self.batches:
