@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import sysconfig
 import traceback
@@ -71,12 +72,15 @@ class Places:
             lines[frame] = frame.f_lineno
             return watch if is_users(frame.f_code) else None
 
-        tracer = sys.gettrace()
+        tracer, collecting = sys.gettrace(), gc.isenabled()
+        gc.disable()  # what others do when garbage is collected would seem to be called by the line
         sys.settrace(watch)
         try:
             run()
         finally:
             sys.settrace(tracer)
+            if collecting:
+                gc.enable()
         return found[0] if found else None
 
     def _of(self, steps: Iterable[Step]) -> Place | None:

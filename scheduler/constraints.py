@@ -19,9 +19,9 @@ def row(terms: Iterable[tuple[Term, float]], limit: float) -> Iterable[pulp.LpCo
             limit -= term * factor
         elif factor:
             variables[term] = variables.get(term, 0.0) + factor
-    most = math.fsum(f for f in variables.values() if f > 0)
-    if most > limit:
-        expression = pulp.LpAffineExpression(list(variables.items()))
+    left = [(variable, factor) for variable, factor in variables.items() if factor]
+    if math.fsum(f for _, f in left if f > 0) > limit:
+        expression = pulp.LpAffineExpression(left)
         yield pulp.LpConstraint(expression, pulp.LpConstraintLE, rhs=limit)
 
 
