@@ -20,6 +20,10 @@ _ENDED = {
 }
 
 
+# Sums of a solution's costs differ by so much, at most, from what HiGHS says.
+_ROUNDING = 1e-6
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Highs:
     """`threads` is fixed at the first solve of a process: HiGHS cannot change it afterwards."""
@@ -43,7 +47,27 @@ class Highs:
         relaxed: bool = False,
         report: Report | None = None,
     ) -> Outcome:
-        """Minimize the program."""
+        """Minimize the program; once more without the start where HiGHS has misread it.
+
+        HiGHS 1.16 may take a start for cheaper than it is, and then stops at once and calls it optimal.
+        """
+        outcome, took_s = self._run(program, start, time_limit_s, gap, relaxed, report)
+        left_s = time_limit_s - took_s
+        if start is None or left_s <= 0.0 or not _contradicts_itself(program, outcome, gap):
+            return outcome
+        again, _ = self._run(program, None, left_s, gap, relaxed, report)
+        return again if again.values is not None else outcome
+
+    def _run(
+        self,
+        program: Program,
+        start: Floats | None,
+        time_limit_s: float,
+        gap: float,
+        relaxed: bool,
+        report: Report | None,
+    ) -> tuple[Outcome, float]:
+        """The outcome, and the seconds it took."""
         highs = highspy.Highs()  # type: ignore[no-untyped-call]
         options: dict[str, Any] = {
             "output_flag": self.log,
@@ -64,7 +88,16 @@ class Highs:
         if report is not None and not relaxed:
             _subscribe(highs, report)
         highs.run()
-        return _relaxed_outcome(highs) if relaxed else _outcome(highs)
+        outcome = _relaxed_outcome(highs) if relaxed else _outcome(highs)
+        return outcome, highs.getRunTime()
+
+
+def _contradicts_itself(program: Program, outcome: Outcome, gap: float) -> bool:
+    """Whether a solution is called optimal that is farther from its own bound than the gap."""
+    if outcome.verdict is not Verdict.OPTIMAL or outcome.values is None or outcome.bound is None:
+        return False
+    cost = float(np.dot(program.cost, outcome.values))
+    return cost - outcome.bound > gap + _ROUNDING * max(1.0, abs(cost))
 
 
 def _lp(program: Program, relaxed: bool) -> highspy.HighsLp:
