@@ -80,8 +80,7 @@ def plan_by(method: str, problem: Problem, time_limit_s: float) -> Found:
     if plan is None:
         return Found(planning_s=planning_s)
     plan = prefetch(plan, problem)
-    check(plan, problem)
-    used = replay(plan, problem)
+    used = check(plan, problem)
     return Found(
         energy_j=used.energy_j,
         time_s=used.time_s,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import torch
 from torch import nn
 from torch.nn import functional as fn
@@ -14,7 +11,7 @@ from scheduler.problem import Cost, CostTable
 
 from .interpreter import MEASURED_STEPS, Interpreter
 from .measure import with_workspace
-from .page_store import PageStore
+from .page_store import PageStore, unused_path
 from .program import Traced
 from .timing import Clock, Effort, median_s
 from .trace import trace
@@ -46,12 +43,10 @@ def tiny_step_s(
     room = Budget(ram_bytes=4 * sum(t.size_bytes for t in graph.tensors) + 2**20)
     problem = Problem(graph=graph, costs=costs, budget=room)
     x, y = (layouts[k].new().fill_(0.5) for k in (traced.program.x, traced.program.y))
-    with tempfile.TemporaryDirectory(prefix="fedpoet-") as folder:
-        pages = PageStore(Path(folder) / "pages")
-        with (
-            pages,
-            Interpreter(traced, problem, keep_all(problem), pages, module, optimizer) as step,
-        ):
-            for _ in range(MEASURED_STEPS):
-                step(x, y)
-            return median_s(lambda: step(x, y), clock, _STEPS)
+    with (
+        PageStore(unused_path(None)) as pages,
+        Interpreter(traced, problem, keep_all(problem), pages, module, optimizer) as step,
+    ):
+        for _ in range(MEASURED_STEPS):
+            step(x, y)
+        return median_s(lambda: step(x, y), clock, _STEPS)

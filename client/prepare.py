@@ -17,7 +17,6 @@ from scheduler import (
     Status,
     cached_solve,
     check,
-    replay,
 )
 from scheduler.problem import Cost
 
@@ -169,8 +168,7 @@ def _store_overhead_bytes(traced: Traced, device: DeviceProfile) -> int:
 
 def _known(plan: Plan, problem: Problem) -> Solution:
     """A plan from before, checked; what is known of the optimum is that computing once costs less."""
-    check(plan, problem)
-    used = replay(plan, problem)
+    used = check(plan, problem)
     bound_j = min(problem.compute_once.energy_j, used.energy_j)
     gap = (used.energy_j - bound_j) / used.energy_j if used.energy_j else 0.0
     return Solution(

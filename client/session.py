@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
 
-from .interpreter import Interpreter
-from .page_store import PageStore
+from .page_store import unused_path
 from .prepare import Prepared
+from .trainer import opened
 
 
 class Session:
@@ -27,23 +26,10 @@ class Session:
         folder: Path | None,
     ) -> None:
         self._prepared, self._optimizer = prepared, optimizer
-        device = prepared.device
         with contextlib.ExitStack() as stack:
-            own = stack.enter_context(TemporaryDirectory(prefix="fedpoet-", dir=folder))
-            store = PageStore(
-                Path(own) / "pages",
-                capacity_bytes=device.page_store_bytes,
-                block_bytes=device.page_block_bytes,
+            self.interpreter = stack.enter_context(
+                opened(prepared, model, optimizer, unused_path(folder))
             )
-            self.interpreter = Interpreter(
-                prepared.traced,
-                prepared.problem,
-                prepared.solution.plan,
-                stack.enter_context(store),
-                model,
-                optimizer,
-            )
-            stack.enter_context(self.interpreter)
             self._opened: contextlib.ExitStack | None = stack.pop_all()
         self._hooks = _hooked(model, optimizer, self._give_back)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,30 @@ class TrainReport:
     energy_source: str
 
 
+@contextlib.contextmanager
+def opened(
+    prepared: Prepared, module: nn.Module, optimizer: torch.optim.Optimizer, store_path: Path
+) -> Iterator[Interpreter]:
+    """An interpreter of the plan, open, with a page store such as the plan's device has."""
+    device = prepared.device
+    with (
+        PageStore(
+            store_path,
+            capacity_bytes=device.page_store_bytes,
+            block_bytes=device.page_block_bytes,
+        ) as store,
+        Interpreter(
+            prepared.traced,
+            prepared.problem,
+            prepared.solution.plan,
+            store,
+            module,
+            optimizer,
+        ) as step,
+    ):
+        yield step
+
+
 def train(
     prepared: Prepared,
     module: nn.Module,
@@ -65,16 +90,8 @@ def train(
     is not finite is reported as it is; training goes on. Raises BadInput for no batch or one of
     another shape, PageStoreError, BudgetExceeded; steps done before that are kept.
     """
-    plan, problem, device = prepared.solution.plan, prepared.problem, prepared.device
     losses: list[float] = []
-    with (
-        PageStore(
-            store_path,
-            capacity_bytes=device.page_store_bytes,
-            block_bytes=device.page_block_bytes,
-        ) as store,
-        Interpreter(prepared.traced, problem, plan, store, module, optimizer) as step,
-    ):
+    with opened(prepared, module, optimizer, store_path) as step:
         tally = Tally(meter)
         for x, y in batches:
             losses.append(step(x, y))
