@@ -74,7 +74,8 @@ bench-store: $(STAMP) ## Throughput of the encrypted page store against the same
 	$(BIN)/python -m benchmarks.store $(ARGS)
 
 protos: $(STAMP) ## Generate protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py from protos/*.proto.
-	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. protos/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/*.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --grpc_python_out=. protos/device.proto
 	@# The generator writes no types for services.
 	@for f in protos/*_pb2_grpc.py; do { echo '# mypy: ignore-errors'; cat $$f; } > $$f.new && mv $$f.new $$f; done
 

@@ -15,7 +15,9 @@ FedpoetError                    exit code
 │   └── DamagedPage                 8     a page is not what was written
 ├── BadUpdate                       9     an update with NaN, a missing array or another shape
 ├── Refused                         10    something that is not an update tried to leave the device
-└── RunFailed                       11    a federation ended before its last round
+├── RunFailed                       11    a federation ended before its last round
+├── Untrusted                       12    a certificate, ticket or signature that does not hold
+└── BadMessage                      13    what came over the device service breaks its rules
 
 Exit code 0 is success and 1 is a fault of fedpoet itself (a traceback: please report it).
 """
@@ -131,3 +133,41 @@ class RunFailed(FedpoetError):
     """A federation that ended before its last round."""
 
     exit_code = 11
+
+
+class Untrusted(FedpoetError):
+    """A certificate, ticket or signature that does not hold: nothing that comes with it may be used."""
+
+    exit_code = 12
+
+
+class BadMessage(FedpoetError):
+    """A message, chunk or blob that breaks the rules of the device service."""
+
+    exit_code = 13
+
+
+class StateError(FedpoetError):
+    """What a device keeps on disk between runs cannot be used."""
+
+    exit_code = 12
+
+
+class DamagedState(StateError):
+    """A file of the device's state is not what the device wrote there."""
+
+
+class ConnectionLost(FedpoetError):
+    """The coordinator cannot be reached or went away; trying again later may help."""
+
+    exit_code = 13
+
+
+class TurnedAway(FedpoetError):
+    """The coordinator refuses this device or what it asks for; `reason` is its one word for why."""
+
+    exit_code = 14
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        self.reason = reason
+        super().__init__(message)
