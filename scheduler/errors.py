@@ -17,7 +17,11 @@ FedpoetError                    exit code
 ├── Refused                         10    something that is not an update tried to leave the device
 ├── RunFailed                       11    a federation ended before its last round
 ├── Untrusted                       12    a certificate, ticket or signature that does not hold
-└── BadMessage                      13    what came over the device service breaks its rules
+├── BadMessage                      13    what came over the device service breaks its rules
+├── StateError                      14    what a device keeps on disk cannot be used
+│   └── DamagedState                14    it is not what the device wrote there
+├── ConnectionLost                  15    the coordinator cannot be reached, or went away
+└── TurnedAway                      16    the coordinator refuses this device, or what it asks for
 
 Exit code 0 is success and 1 is a fault of fedpoet itself (a traceback: please report it).
 """
@@ -150,7 +154,7 @@ class BadMessage(FedpoetError):
 class StateError(FedpoetError):
     """What a device keeps on disk between runs cannot be used."""
 
-    exit_code = 12
+    exit_code = 14
 
 
 class DamagedState(StateError):
@@ -160,13 +164,13 @@ class DamagedState(StateError):
 class ConnectionLost(FedpoetError):
     """The coordinator cannot be reached or went away; trying again later may help."""
 
-    exit_code = 13
+    exit_code = 15
 
 
 class TurnedAway(FedpoetError):
     """The coordinator refuses this device or what it asks for; `reason` is its one word for why."""
 
-    exit_code = 14
+    exit_code = 16
 
     def __init__(self, message: str, *, reason: str = "") -> None:
         self.reason = reason
