@@ -73,10 +73,13 @@ class Arriving:
             )
         if chunk.offset_bytes != self.offset_bytes:
             raise BadMessage(
-                f"a chunk begins at byte {chunk.offset_bytes}, but byte {self.offset_bytes} comes next"
+                f"a chunk begins at byte {chunk.offset_bytes}, but byte {self.offset_bytes} comes next",
+                reason="out-of-order",
             )
         if zlib.crc32(data) != chunk.crc32:
-            raise BadMessage(f"the chunk at byte {chunk.offset_bytes} was damaged on its way")
+            raise BadMessage(
+                f"the chunk at byte {chunk.offset_bytes} was damaged on its way", reason="damaged"
+            )
         self._add(data)
         return data
 
@@ -84,7 +87,8 @@ class Arriving:
         """Raise BadMessage unless the blob is whole; what arrived is of no use when its digest is wrong."""
         if self.offset_bytes != self.blob.size_bytes:
             raise BadMessage(
-                f"{self.offset_bytes} of {self.blob.size_bytes} bytes arrived; send the rest"
+                f"{self.offset_bytes} of {self.blob.size_bytes} bytes arrived; send the rest",
+                reason="incomplete",
             )
         if self._sha.digest() != self.blob.digest:
             raise BadMessage(
@@ -93,6 +97,9 @@ class Arriving:
 
     def _add(self, data: bytes) -> None:
         if self.offset_bytes + len(data) > self.blob.size_bytes:
-            raise BadMessage(f"more bytes come than the {self.blob.size_bytes} that were announced")
+            raise BadMessage(
+                f"more bytes come than the {self.blob.size_bytes} that were announced",
+                reason="too-large",
+            )
         self._sha.update(data)
         self.offset_bytes += len(data)

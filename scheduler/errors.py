@@ -146,9 +146,13 @@ class Untrusted(FedpoetError):
 
 
 class BadMessage(FedpoetError):
-    """A message, chunk or blob that breaks the rules of the device service."""
+    """A message, chunk or blob that breaks the rules of the device service; `reason` is one word for it."""
 
     exit_code = 13
+
+    def __init__(self, message: str, *, reason: str = "malformed") -> None:
+        self.reason = reason
+        super().__init__(message)
 
 
 class StateError(FedpoetError):
