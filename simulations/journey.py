@@ -1,0 +1,139 @@
+"""One message's way: down to a device, training there, and up again; as data that can be saved."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+SILENCE_S = 60.0
+"""Until the coordinator notices that a device is gone (measured with Flower 1.41's SuperLink)."""
+
+
+class Phase(IntEnum):
+    """Where a message is. It waits only if the coordinator's link carries so many at a time."""
+
+    WAITS_DOWN = 0
+    DOWN = 1
+    TRAINS = 2
+    WAITS_UP = 3
+    UP = 4
+    SILENT = 5  # lost, and the coordinator does not know yet
+    OVER = 6
+
+
+class End(IntEnum):
+    """How a journey ended. All but ARRIVED leave the coordinator without an update."""
+
+    UNDER_WAY = 0
+    ARRIVED = 1
+    WENT_OFFLINE = 2
+    DROPPED_OUT = 3
+    BATTERY_EMPTY = 4
+
+    def __str__(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+WAITING = (Phase.WAITS_DOWN, Phase.WAITS_UP)
+ON_THE_LINK = (Phase.DOWN, Phase.UP)
+
+
+@dataclass(slots=True, kw_only=True)
+class Journey:
+    """The way of message `number`, sent at `sent_s` in `round` to the device in row `row` of the fleet.
+
+    What is known when it starts: seconds of each phase, what the device draws (`radio_w` and `train_w`
+    include idle power), what its charger gives, what its battery holds, and when and why it leaves.
+    The rest is state: `end` is what will end the phase at `until_s`, `began_s` is when each phase began, NaN
+    for those it never reached, and `order` is its place among the events of one moment.
+    """
+
+    number: int
+    row: int
+    round: int
+    sent_s: float
+    down_s: float
+    train_s: float
+    up_s: float
+    idle_w: float
+    radio_w: float
+    train_w: float
+    charge_w: float
+    capacity_j: float
+    leaves_s: float
+    leaves_why: End
+    level_j: float
+    phase: Phase = Phase.WAITS_DOWN
+    until_s: float = math.inf
+    end: End = End.UNDER_WAY
+    order: int = -1
+    began_s: tuple[float, ...] = (math.nan,) * len(Phase)
+
+    def spent_s(self, phase: Phase, now_s: float) -> float:
+        """Seconds spent in a phase until now."""
+        began_s = self.began_s[phase]
+        if math.isnan(began_s):
+            return 0.0
+        later = (t for t in self.began_s[phase + 1 :] if not math.isnan(t))
+        return next(later, now_s) - began_s
+
+
+def enter(journey: Journey, phase: Phase, now_s: float, order: int) -> None:
+    """Begin a phase; from now on it is known when it will end, and why."""
+    began_s = journey.began_s
+    journey.began_s = (*began_s[:phase], now_s, *began_s[phase + 1 :])
+    journey.phase, journey.order = phase, order
+    if phase is Phase.OVER:
+        journey.until_s = now_s
+    elif phase is Phase.SILENT:
+        journey.until_s = now_s + SILENCE_S
+    else:
+        net_w = _watts(journey) - journey.charge_w
+        journey.until_s, journey.end = min(
+            (now_s + _planned_s(journey), End.UNDER_WAY),
+            (max(now_s, journey.leaves_s), journey.leaves_why),
+            (now_s + journey.level_j / net_w if net_w > 0 else math.inf, End.BATTERY_EMPTY),
+        )
+
+
+def move_on(journey: Journey, now_s: float, order: int, queues: bool) -> None:
+    """End the phase and begin the next: at `until_s`, or before when it was waiting and has got a slot.
+
+    A device that left while it was waiting is lost since then, not since its turn came. `queues` says
+    whether the coordinator's link makes messages wait.
+    """
+    phase = journey.phase
+    if phase is Phase.SILENT:
+        enter(journey, Phase.OVER, now_s, order)
+        return
+    ended_s = min(now_s, journey.until_s)
+    if phase in WAITING and now_s <= journey.until_s:
+        journey.end = End.UNDER_WAY
+    net_w = _watts(journey) - journey.charge_w
+    level_j = journey.level_j - net_w * (ended_s - journey.began_s[phase])
+    journey.level_j = min(journey.capacity_j, max(0.0, level_j))
+    if journey.end is not End.UNDER_WAY:
+        enter(journey, Phase.SILENT, ended_s, order)
+    elif phase is Phase.UP:
+        journey.end = End.ARRIVED
+        enter(journey, Phase.OVER, now_s, order)
+    elif phase is Phase.TRAINS and not queues:
+        enter(journey, Phase.UP, now_s, order)
+    else:
+        enter(journey, Phase(phase + 1), now_s, order)
+
+
+def _watts(journey: Journey) -> float:
+    if journey.phase is Phase.TRAINS:
+        return journey.train_w
+    return journey.radio_w if journey.phase in ON_THE_LINK else journey.idle_w
+
+
+def _planned_s(journey: Journey) -> float:
+    """How long the phase takes if nothing comes between; waiting may take for ever."""
+    if journey.phase is Phase.TRAINS:
+        return journey.train_s
+    if journey.phase is Phase.DOWN:
+        return journey.down_s
+    return journey.up_s if journey.phase is Phase.UP else math.inf
