@@ -1,16 +1,21 @@
 """The one place on the way out: what is not on the closed list below does not leave the device.
 
 An update is the model's arrays after training, with the names, shapes and types the model has, and
-declared metrics, each one number. There is no type for anything else. Why not check for raw data
-instead: nobody can tell it by looking, but everybody can tell whether a record is on a list.
+declared metrics, each one number. `seal` makes it, over whatever fabric it goes. Around it, the device
+client says what EGRESS lists, field by field, and `released` lets no other message through. There is no
+type for anything else. Why not check for raw data instead: nobody can tell it by looking, but everybody
+can tell whether a record is on a list.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
 from scheduler.errors import BudgetExceeded, Infeasible, NoPlanInTime, Refused
@@ -31,6 +36,85 @@ METRICS = frozenset(
         "recomputed-runs",
     }
 )
+
+NAME_BYTES = 64
+DETAIL_BYTES = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One field that may leave: what it tells, and for texts and bytes how long it may be."""
+
+    tells: str
+    most_bytes: int = 0
+
+
+def _texts(most_bytes: int, tells: str) -> Field:
+    return Field(tells=tells, most_bytes=most_bytes)
+
+
+_TASK_ID = _texts(16, "which task is meant, in the coordinator's words")
+_DIGEST = _texts(32, "digest of a model or update")
+_OFFSET = Field(tells="how many bytes have arrived")
+_PROTOCOL = Field(tells="version of the device service")
+
+EGRESS: Mapping[str, Mapping[str, Field]] = {
+    "HelloRequest": {
+        "protocol": _PROTOCOL,
+        "client": _texts(NAME_BYTES, "name and version of this program"),
+    },
+    "EnrollRequest": {
+        "protocol": _PROTOCOL,
+        "secret": _texts(32, "the secret of the ticket, once"),
+        "public_key": _texts(200, "this device's public key"),
+        "proof": _texts(100, "a signature that shows that it has the private key"),
+    },
+    "Capabilities": {
+        "profile": _texts(NAME_BYTES, "name of the device profile"),
+        "device_kind": _texts(NAME_BYTES, "kind of processor and system"),
+        "free_ram_bytes": Field(tells="RAM that is free"),
+        "ram_budget_bytes": Field(tells="RAM that the owner gives to training"),
+        "battery": Field(tells="how full the battery is"),
+        "charging": Field(tells="whether it charges"),
+        "idle": Field(tells="whether nobody uses the device"),
+        "unmetered": Field(tells="whether its network is free of charge"),
+        "workloads": Field(tells="the workloads that it can train"),
+        "ready": Field(tells="whether the owner's policy allows training now"),
+        "not_ready": Field(tells="which wish of the policy is not met"),
+    },
+    "KnownWorkload": {
+        "name": _texts(NAME_BYTES, "name of a workload"),
+        "digest": _texts(32, "digest of the names and shapes of its model's arrays"),
+    },
+    "WaitRequest": {"protocol": _PROTOCOL, "held": _TASK_ID},
+    "FetchModelRequest": {"digest": _DIGEST, "offset_bytes": _OFFSET},
+    "UpdateOffsetRequest": {"task_id": _TASK_ID, "digest": _DIGEST},
+    "UpdatePart": {
+        "header": Field(tells="what is sent, before it is"),
+        "chunk": Field(tells="a piece of the sealed update"),
+    },
+    "UpdateHeader": {
+        "task_id": _TASK_ID,
+        "digest": _DIGEST,
+        "size_bytes": Field(tells="size of the update"),
+        "offset_bytes": _OFFSET,
+        "metrics": Field(tells="the declared metrics: " + ", ".join(sorted(METRICS))),
+    },
+    "Number": {"integer": Field(tells="a metric"), "real": Field(tells="a metric")},
+    "Chunk": {
+        "offset_bytes": _OFFSET,
+        "data": _texts(2**20, "the model's arrays after training, as sealed; nothing else"),
+        "crc32": Field(tells="checksum of that"),
+    },
+    "DeclineRequest": {
+        "task_id": _TASK_ID,
+        "reason": Field(tells="why there is no update, one of a list"),
+        "detail": _texts(DETAIL_BYTES, "which error; of a budget that is too small, also sizes"),
+    },
+    "HeartbeatRequest": {"task_id": _TASK_ID},
+    "LeaveRequest": {},
+}
+"""Every message of the device service (device.proto) that a device sends, with every field of it."""
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
@@ -85,6 +169,35 @@ def failure(error: Exception) -> str:
     if isinstance(error, Infeasible | NoPlanInTime | BudgetExceeded):
         return f"{type(error).__name__}: {error}"
     return f"{type(error).__name__} on the device; its log says more"
+
+
+def released(message: Message) -> Message:
+    """The message, if all of it is on the list EGRESS. Raises Refused with what is not."""
+    kind = message.DESCRIPTOR.name
+    if message.DESCRIPTOR.file.package != "fedpoet.v1" or kind not in EGRESS:
+        raise Refused(f"{message.DESCRIPTOR.full_name} is no message that a device may send")
+    if len(UnknownFieldSet(message)):
+        raise Refused(f"{kind} has fields that are not in device.proto")
+    for field, value in message.ListFields():
+        if (listed := EGRESS[kind].get(field.name)) is None:
+            raise Refused(f"{kind}.{field.name} is not on the list of what may leave")
+        _require_listed(f"{kind}.{field.name}", value, listed)
+    return message
+
+
+def _require_listed(name: str, value: Any, listed: Field) -> None:
+    if isinstance(value, str | bytes):
+        size_bytes = len(value.encode() if isinstance(value, str) else value)
+        if size_bytes > listed.most_bytes:
+            raise Refused(f"{name} has {size_bytes} bytes; at most {listed.most_bytes} may leave")
+    elif isinstance(value, Message):
+        released(value)
+    elif name == "UpdateHeader.metrics":
+        for key, number in value.items():
+            _number(key, getattr(number, number.WhichOneof("value") or "real"))
+    elif not isinstance(value, int | float):
+        for item in value:
+            _require_listed(name, item, listed)
 
 
 def _array(name: str, value: object, allowed: Manifest) -> NDArray[np.generic]:
