@@ -11,11 +11,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from protos.codec import decode_plan, encode_plan
-from scheduler import Plan
+from scheduler import Plan, load_device
 from scheduler.errors import BadFile, RunFailed
 
 from .asked import settings_from
-from .node import Node, PreparedSteps, Settings, WorkloadLoader
+from .node import DeviceLoader, Node, PreparedSteps, Settings, WorkloadLoader
 from .outbox import Update, failure
 from .workload import load_workload
 
@@ -23,9 +23,14 @@ PLAN = "fedpoet-plan"  # where a node keeps its plan between messages; its state
 
 
 def build_client_app(
-    cache: PreparedSteps | None = None, load: WorkloadLoader = load_workload
+    cache: PreparedSteps | None = None,
+    load: WorkloadLoader = load_workload,
+    device: DeviceLoader = load_device,
 ) -> ClientApp:
-    """A ClientApp. `cache` keeps prepared steps for all nodes that this process plays."""
+    """A ClientApp. `cache` keeps prepared steps for all nodes that this process plays.
+
+    `load` and `device` find the workload and the device profile of a node's settings by their names.
+    """
     prepared: PreparedSteps = {} if cache is None else cache
     load_once = functools.cache(load)
     app = ClientApp()
@@ -33,7 +38,8 @@ def build_client_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         try:
-            update = _train(message, context, prepared, load_once)
+            node = Node(settings_of(context), prepared, load_once, device)
+            update = _train(message, context, node)
         except Exception as error:
             # Flower sends the text of an exception to the coordinator: only what `failure` allows.
             raise RunFailed(failure(error)) from error
@@ -42,10 +48,7 @@ def build_client_app(
     return app
 
 
-def _train(
-    message: Message, context: Context, cache: PreparedSteps, load: WorkloadLoader
-) -> Update:
-    node = Node(settings_of(context), cache, load)
+def _train(message: Message, context: Context, node: Node) -> Update:
     prepared = node.prepare(_known_plan(context))
     context.state[PLAN] = ConfigRecord({"plan": encode_plan(prepared.solution.plan)})
     (record,) = message.content.array_records.values()

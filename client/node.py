@@ -51,6 +51,7 @@ PreparedSteps = MutableMapping[PlanKey, Prepared]
 """Prepared training steps within one process: devices of one kind and budget share theirs."""
 
 WorkloadLoader = Callable[[str], Workload]
+DeviceLoader = Callable[[str], DeviceProfile]
 
 
 def plan_key(settings: Settings) -> PlanKey:
@@ -69,7 +70,11 @@ class Node:
     """A device that takes part: settings, its data, and its prepared training step."""
 
     def __init__(
-        self, settings: Settings, cache: PreparedSteps, load: WorkloadLoader = load_workload
+        self,
+        settings: Settings,
+        cache: PreparedSteps,
+        load: WorkloadLoader = load_workload,
+        device: DeviceLoader = load_device,
     ) -> None:
         self.settings = settings
         self._cache = cache
@@ -78,7 +83,7 @@ class Node:
             batch_size=settings.batch_size,
             local_epochs=settings.local_epochs,
         )
-        self.profile: DeviceProfile = load_device(settings.device)
+        self.profile = device(settings.device)
 
     def prepare(self, known: Plan | None = None) -> Prepared:
         """The training step with its plan; `known` saves solving if it is still valid here.
