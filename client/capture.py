@@ -18,14 +18,15 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from scheduler.errors import Untraceable
 
+from .batch import Batch, tensors_in
 from .functional import Functional, storage_key
 from .guards import explained, generators_kept
-from .joint import Batch, Joint, Loss
+from .joint import Joint, Loss
 from .layout import Layout, copy_storage
 from .places import at
 from .rewrite import rewrite
 
-__all__ = ["Batch", "Capture", "Loss", "capture"]
+__all__ = ["Capture", "Loss", "capture"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Capture:
     """A functional graph of one training step.
 
     `values` holds the fake value of every node, so that two nodes share a storage exactly when the
-    real ones will. `parameters`, `buffers`, `batch` (x, y) and `constants` are the source nodes.
+    real ones will. `parameters`, `buffers`, `batch` (by name) and `constants` are the source nodes.
     `final` maps a buffer to the node of its value after the step; `gradients` leaves out parameters
     that get no gradient. Nodes are marked with their phase and place (`places`).
     """
@@ -42,7 +43,7 @@ class Capture:
     values: dict[fx.Node, Any]
     parameters: dict[str, fx.Node]
     buffers: dict[str, fx.Node]
-    batch: tuple[fx.Node, fx.Node]
+    batch: dict[str, fx.Node]
     constants: dict[fx.Node, Tensor]
     loss: fx.Node
     gradients: dict[str, fx.Node]
@@ -55,7 +56,8 @@ def capture(
     """Record one training step; `wanted` names the parameters whose gradient is asked for.
 
     With `chunks`, the batch goes through forward and backward pass in so many parts, as torch.chunk
-    cuts it. Raises Untraceable. Module, parameters, buffers, gradients and generators stay as they are.
+    cuts it. Raises Untraceable, and BadInput for what is no batch. Module, parameters, buffers,
+    gradients and generators stay as they are.
     """
     parameters = dict(module.named_parameters())
     buffers = dict(module.named_buffers())
@@ -68,7 +70,7 @@ def capture(
     held = (*parameters.values(), *buffers.values())
     fakes: list[Tensor] = [mode.from_tensor(t.detach()) for t in held]
     fakes += _fake_batch(mode, batch)
-    joint = Joint(module, loss, wanted, chunks)
+    joint = Joint(module, loss, wanted, batch, chunks)
 
     def record() -> fx.GraphModule:
         with mode:
@@ -111,7 +113,7 @@ class _Reader:
             values=self._values(graph),
             parameters={n: named[n] for n in joint.parameters},
             buffers={n: named[n] for n in joint.buffers},
-            batch=(places[-2], places[-1]),
+            batch=dict(zip(joint.inputs, places[-len(joint.inputs) :], strict=True)),
             constants=constants,
             loss=loss,
             gradients=gradients,
@@ -126,7 +128,7 @@ class _Reader:
         return run.env
 
     def _require_own_constants(self, values: dict[fx.Node, Any]) -> None:
-        names = (*self.joint.parameters, *self.joint.buffers, "x", "y")
+        names = (*self.joint.parameters, *self.joint.buffers, *self.joint.inputs)
         places = (n for n in values if n.op == "placeholder")
         named = {storage_key(values[n]): name for n, name in zip(places, names, strict=True)}
         for node, value in values.items():
@@ -169,13 +171,12 @@ class _Values(fx.Interpreter):
 
 def _fake_batch(mode: FakeTensorMode, batch: Batch) -> list[Tensor]:
     """The batch with memory of its own, as the executor copies them: no slice, no common tensor."""
-    for name, got in zip(("x", "y"), batch, strict=True):
-        if getattr(got, "layout", None) is not torch.strided:
-            raise Untraceable(f"{name} must be a dense tensor, not {type(got).__name__}")
+    tensors = tensors_in(batch)
+    for name, got in tensors.items():
         if not all(got.stride(d) for d in range(got.dim()) if got.shape[d] > 1):
             raise Untraceable(f"{name} repeats its memory, as expand() does; make it contiguous()")
     with mode:
-        return [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in batch]
+        return [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in tensors.values()]
 
 
 def _require_same(one: fx.GraphModule, other: fx.GraphModule) -> None:

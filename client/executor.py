@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from scheduler import DeviceProfile, PlanCache, Solution, load_device, replay
 from scheduler.errors import BadInput, Infeasible
 from scheduler.units import parse_bytes
 
-from .capture import Batch, Loss
+from .batch import Batch, tensors_in
+from .capture import Loss
 from .costs import Costing, profile_costs
 from .interpreter import Interpreter
 from .prepare import Prepared, prepare
@@ -47,13 +48,15 @@ def plan_step(
 ) -> PlannedStep:
     """Plan one training step of a model within `ram`; call what is returned once per batch.
 
-    `loss` takes the model's output and y and returns a 0-d tensor. `batch` is (x, y), two tensors, of
-    which only shapes and types matter. `ram` is in bytes or text such as "1GiB", and includes
-    parameters, gradients, optimizer state, buffers and the batch. With `accumulate`, a batch goes
-    through the model in so many micro-batches: see PlannedStep. `device` is a profile or its name; it
-    decides which of the fitting plans is best (its time and energy), and how large the page store may
-    get, never a result. A deadline is `deadline_factor` times computing everything once on it. With
-    `client.costs.measured_costs` as `costing`, operators take as long as on this machine, measured now.
+    `loss` takes the model's output and y and returns a 0-d tensor. `batch` is (x, y), of which only
+    shapes and types matter. Each is a tensor, or several in tuples, lists or dicts: y as `loss` takes
+    it; x as what the model is called with, a tuple's items one after the other, a dict's by name.
+    `ram` is in bytes or text such as "1GiB", and includes parameters, gradients, optimizer state,
+    buffers and the batch. With `accumulate`, a batch goes through the model in so many micro-batches:
+    see PlannedStep. `device` is a profile or its name; it decides which of the fitting plans is best
+    (its time and energy), and how large the page store may get, never a result. A deadline is
+    `deadline_factor` times computing everything once on it. With `client.costs.measured_costs` as
+    `costing`, operators take as long as on this machine, measured now.
     `time_limit_s` is what planning may take. The page store lies in `folder`, by default the system's
     folder for temporary files: name one on a disk where that is RAM. With `cache`, plans found before
     are looked up.
@@ -86,14 +89,15 @@ class PlannedStep:
     """A planned training step: call it with a batch (x, y), get the loss; `plan_step` makes it.
 
     A call gives bit for bit what optimizer.zero_grad(), loss(model(x), y).backward() and
-    optimizer.step() give, except that it leaves the parameters' .grad alone. With `accumulate=k` the
-    backward pass is
+    optimizer.step() give, except that it leaves the parameters' .grad alone. A tuple x goes in as
+    model(*x), a dict as model(**x). With `accumulate=k` the backward pass is
 
         for xc, yc in zip(x.chunk(k), y.chunk(k)):
             loss(model(xc), yc).backward()
 
-    and the call returns the sum of the k losses: whoever wants means divides in `loss`. A batch of
-    another shape or type is planned at first sight, within the same RAM.
+    where every tensor of x and y is cut alike, and the call returns the sum of the k losses: whoever
+    wants means divides in `loss`. A batch of another shape or type is planned at first sight, within
+    the same RAM.
 
     Between calls the step owns the memory of model and optimizer: what is paged out is empty in the
     model. `close()` gives everything back, and so do running the model, and saving or loading it or
@@ -132,8 +136,7 @@ class PlannedStep:
             raise BadInput(
                 "the step is called under torch.autocast; put that into the model's forward"
             )
-        x, y = _pair(batch)
-        prepared = self._planned((x, y))
+        prepared = self._planned(batch)
         if self._session is None or not self._session.runs(prepared):
             self.close()
             self._session = Session(prepared, self._model, self._optimizer, self._folder)
@@ -141,7 +144,7 @@ class PlannedStep:
             self._finalizer = weakref.finalize(self, self._session.close)
             self._finalizer.atexit = False
             self._predicted_bytes = self._session.interpreter.predicted_peak_bytes
-        loss = self._session.interpreter(x, y)
+        loss = self._session.interpreter(*batch)
         # Schedulers of the learning rate look here to warn of steps in the wrong order.
         self._optimizer._opt_called = True  # type: ignore[attr-defined]  # noqa: SLF001
         return loss
@@ -151,7 +154,7 @@ class PlannedStep:
 
         Raises what `plan_step` raises.
         """
-        return self._planned(_pair(batch)).solution
+        return self._planned(batch).solution
 
     def close(self) -> None:
         """Give the memory back to model and optimizer, which then are complete; a call reopens.
@@ -195,15 +198,16 @@ class PlannedStep:
         return self._newest
 
     def _planned(self, batch: Batch) -> Prepared:
-        key = tuple(map(_key, batch))
+        tensors = tensors_in(batch)
+        key = frozenset((name, *_key(t)) for name, t in tensors.items())
         if key not in self._prepared:
             self.close()
             try:
                 self._prepared[key] = self._planner(batch)
             except Infeasible as error:
-                x, y = (f"{tuple(t.shape)} {t.dtype}" for t in batch)
+                shapes = (f"{name} {tuple(t.shape)} {t.dtype}" for name, t in tensors.items())
                 raise Infeasible(
-                    f"{error} (for a batch of x {x}, y {y})",
+                    f"{error} (for a batch of {', '.join(shapes)})",
                     floor_bytes=error.floor_bytes,
                     operator=error.operator,
                     least_time_s=error.least_time_s,
@@ -211,19 +215,6 @@ class PlannedStep:
         if self._newest is not self._prepared[key]:
             self._newest, self._predicted_bytes = self._prepared[key], 0
         return self._newest
-
-
-def _pair(batch: Any) -> Batch:
-    if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise BadInput("a batch is a pair (x, y) of tensors")
-    x, y = batch
-    for name, tensor in (("x", x), ("y", y)):
-        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
-            raise BadInput(
-                f"{name} must be a dense tensor, not {type(tensor).__name__}: for a model of several "
-                "inputs, write a module that takes them apart (docs/executor.md)"
-            )
-    return x, y
 
 
 def _key(tensor: Tensor) -> tuple[object, ...]:

@@ -11,12 +11,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from scheduler import check, replay
+from scheduler import check
 from scheduler.errors import BadInput, BudgetExceeded, FedpoetError, InvalidPlan
 from scheduler.plan import Compute, Free, PageIn, PageOut, Plan
 from scheduler.problem import Problem
 
 from .allocator import AllocatorTrace, known_blocks, profiler_is_running
+from .batch import Part, tensors_in
 from .memory import Memory
 from .optimizer import same_strides
 from .ownership import Ownership
@@ -64,7 +65,7 @@ class Interpreter:
     ) -> None:
         if traced.graph.digest != problem.graph.digest:
             raise InvalidPlan("same-graph", "the problem was made from another trace: plan again")
-        check(plan, problem)
+        used = check(plan, problem)
         if (threads := torch.get_num_threads()) != traced.program.threads:
             raise BadInput(
                 f"torch uses {threads} threads, memory was measured with {traced.program.threads}: "
@@ -74,14 +75,13 @@ class Interpreter:
         home_paged, budget_bytes = frozenset(plan.paged_at_start), problem.budget.ram_bytes
         self._pager = Pager(store)
         self._memory = Memory(traced.graph, home_paged, self._pager, budget_bytes)
-        plan_peak_bytes = replay(plan, problem).peak_bytes
         self._undo = Undo(
             self._memory,
             changed_in_ram(traced.graph, home_paged),
             traced.program.layouts,
-            spare_bytes=budget_bytes - plan_peak_bytes,
+            spare_bytes=budget_bytes - used.peak_bytes,
         )
-        self.predicted_peak_bytes = plan_peak_bytes + self._undo.ram_bytes
+        self.predicted_peak_bytes = used.peak_bytes + self._undo.ram_bytes
         self._ownership = Ownership(traced, self._memory, module, optimizer)
         self._instructions = tuple(self._resolve(plan))
         self._measured_steps = measured_steps
@@ -116,19 +116,20 @@ class Interpreter:
         """Bytes written to the page store so far, beyond the plan, so that a step can be undone."""
         return self._undo.written_bytes
 
-    def __call__(self, x: Tensor, y: Tensor) -> float:
-        """One training step on a batch of the traced shapes; returns the loss.
+    def __call__(self, x: Part, y: Part) -> float:
+        """One training step on a batch of the traced names and shapes; returns the loss.
 
         The batch is copied into memory that the plan may free or page; the caller's tensors are the
         data's source and do not count. Raises BadInput, BudgetExceeded or PageStoreError.
         """
         if not self._usable:
             raise FedpoetError("the interpreter is closed, or a failed step could not be undone")
-        self._require_like_traced(x, y)
+        batch = tensors_in((x, y))
+        self._require_like_traced(batch)
         self._ownership.begin_step()
         generator_state = _generator_bytes() if self._program.random else None
         try:
-            loss = self._measured(x, y)
+            loss = self._measured(batch)
         except BaseException as error:
             self._usable = False
             # The failed operator's frames would hold its tensors while the old ones come back.
@@ -144,24 +145,24 @@ class Interpreter:
         self._steps += 1
         return loss
 
-    def _measured(self, x: Tensor, y: Tensor) -> float:
+    def _measured(self, batch: dict[str, Tensor]) -> float:
         if self._steps >= self._measured_steps or profiler_is_running():
-            return self._run(x, y)
+            return self._run(batch)
         start_bytes = self._memory.resident_bytes
         with AllocatorTrace() as trace:
-            loss = self._run(x, y)
+            loss = self._run(batch)
         peak = start_bytes + trace.usage.peak_bytes
         self.measured_peak_bytes = max(self.measured_peak_bytes, peak)
         self._memory.require_peak(peak)
         return loss
 
-    def _run(self, x: Tensor, y: Tensor) -> float:
+    def _run(self, batch: dict[str, Tensor]) -> float:
         program, memory = self._program, self._memory
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            for k, tensor in ((program.x, x), (program.y, y)):
+            for name, k in program.batch:
                 layout = program.layouts[k]
                 memory.require_room(layout.storage_bytes, "the batch")
-                memory.hold(k, layout.new().copy_(tensor))
+                memory.hold(k, layout.new().copy_(batch[name]))
             self._undo.begin()
             for instruction in self._instructions:
                 instruction()
@@ -170,11 +171,14 @@ class Interpreter:
             memory.finish()
             return value
 
-    def _require_like_traced(self, x: Tensor, y: Tensor) -> None:
-        for name, k, got in (("x", self._program.x, x), ("y", self._program.y, y)):
-            want = self._program.layouts[k]
-            if getattr(got, "layout", None) is not torch.strided:
-                raise BadInput(f"{name} must be a dense tensor, not {type(got).__name__}")
+    def _require_like_traced(self, batch: dict[str, Tensor]) -> None:
+        if batch.keys() != (traced := dict(self._program.batch)).keys():
+            raise BadInput(
+                f"the batch has {', '.join(batch)}, the plan was made for {', '.join(traced)}: give "
+                "batches of these tensors or plan again"
+            )
+        for name, k in traced.items():
+            want, got = self._program.layouts[k], batch[name]
             if (tuple(got.shape), got.dtype) != (want.shape, want.dtype):
                 raise BadInput(
                     f"{name} has shape {tuple(got.shape)} and {got.dtype}, the plan was made for "

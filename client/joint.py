@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -15,27 +15,35 @@ from torch.overrides import TorchFunctionMode
 from scheduler.errors import Untraceable
 from scheduler.graph import Phase
 
+from .batch import Batch, arguments, filled, tensors_in
 from .guards import first_line
 from .places import Marks, Places, named
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-Batch = tuple[Tensor, Tensor]
+# From the model's output and y to a 0-d tensor.
+Loss = Callable[[Any, Any], Tensor]
 
 
 class Joint:
-    """(parameters, buffers, x, y) -> (loss, gradients that exist, buffers), all flat.
+    """(parameters, buffers, tensors of the batch) -> (loss, gradients that exist, buffers), all flat.
 
-    The batch is cut into `chunks` as torch.chunk does; each goes through forward and backward pass in
-    turn, gradients are added in that order, as autograd adds them to .grad, and so are losses.
+    `batch` shows how x and y are made of its tensors. These are cut into `chunks` as torch.chunk does;
+    each goes through forward and backward pass in turn, gradients are added in that order, as autograd
+    adds them to .grad, and so are losses.
     """
 
     def __init__(
-        self, module: nn.Module, loss: Loss, wanted: tuple[str, ...], chunks: int = 1
+        self,
+        module: nn.Module,
+        loss: Loss,
+        wanted: tuple[str, ...],
+        batch: Batch,
+        chunks: int = 1,
     ) -> None:
         self.parameters = tuple(n for n, _ in module.named_parameters())
         self.buffers = tuple(n for n, _ in module.named_buffers())
         self.module, self.loss = _shell(module), loss
         self.wanted, self.chunks = wanted, chunks
+        self.batch, self.inputs = batch, tuple(tensors_in(batch))
         self.places = Places(self.module, Joint.__call__.__code__)
         self.with_gradient: tuple[str, ...] = ()
 
@@ -48,9 +56,9 @@ class Joint:
         total: Tensor | None = None
         sums: dict[str, Tensor] = {}
         with Marks(self.places) as marks, _autocast_cache():
-            for x, y in self._cut(*flat[-2:]):
+            for x, y in self._cut(flat[-len(self.inputs) :]):
                 marks.phase = Phase.FORWARD
-                loss = self.loss(functional_call(self.module, state, (x,)), y)
+                loss = self.loss(functional_call(self.module, state, *arguments(x)), y)
                 _require_scalar(loss)
                 marks.phase = Phase.BACKWARD
                 gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -67,15 +75,20 @@ class Joint:
             *(state[name] for name in self.buffers),
         )
 
-    def _cut(self, x: Tensor, y: Tensor) -> Iterator[Batch]:
-        if self.chunks == 1:
-            return iter([(x, y)])
-        if not (x.dim() and y.dim() and len(x) == len(y)):
-            raise Untraceable(
-                f"x of shape {tuple(x.shape)} and y of shape {tuple(y.shape)} cannot be cut into "
-                "micro-batches: give them as many rows"
-            )
-        return zip(x.chunk(self.chunks), y.chunk(self.chunks), strict=True)
+    def _cut(self, tensors: tuple[Tensor, ...]) -> Iterator[Batch]:
+        parts: Iterable[tuple[Tensor, ...]] = (tensors,)
+        if self.chunks > 1:
+            self._require_rows(tensors)
+            parts = zip(*(t.chunk(self.chunks) for t in tensors), strict=True)
+        for part in parts:
+            yield filled(self.batch, dict(zip(self.inputs, part, strict=True)))
+
+    def _require_rows(self, tensors: tuple[Tensor, ...]) -> None:
+        rows = {t.shape[0] if t.dim() else None for t in tensors}
+        if len(rows) > 1 or None in rows:
+            named = zip(self.inputs, tensors, strict=True)
+            shapes = " and ".join(f"{name} of shape {tuple(t.shape)}" for name, t in named)
+            raise Untraceable(f"{shapes} cannot be cut into micro-batches: give them as many rows")
 
 
 @contextlib.contextmanager

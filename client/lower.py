@@ -95,7 +95,7 @@ class _Lowering:
             self._add_base(node, name, Kind.BUFFER)
         for node in captured.constants:
             self._add_base(node, f"constant {node.name}", Kind.BUFFER)
-        for name, node in zip(("x", "y"), captured.batch, strict=True):
+        for name, node in captured.batch.items():
             self._add_base(node, name, Kind.INPUT)
 
     def _add_states(self, parameter: str, kept: dict[str, Layout]) -> tuple[tuple[str, int], ...]:
@@ -202,8 +202,7 @@ class _Lowering:
             parameters=tuple((n, ids[p]) for n, p in captured.parameters.items()),
             buffers=tuple((n, ids[b]) for n, b in captured.buffers.items()),
             constants=tuple((ids[n], t) for n, t in captured.constants.items()),
-            x=ids[captured.batch[0]],
-            y=ids[captured.batch[1]],
+            batch=tuple((n, ids[t]) for n, t in captured.batch.items()),
             loss=ids[self.loss],
             loss_of=compile_view(self.flow, self.loss, captured.loss),
             random=any(n.random for n in self.flow.nodes),

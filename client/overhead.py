@@ -42,7 +42,7 @@ def tiny_step_s(
     # More than everything takes, so that the way back from a failed step is kept in RAM too.
     room = Budget(ram_bytes=4 * sum(t.size_bytes for t in graph.tensors) + 2**20)
     problem = Problem(graph=graph, costs=costs, budget=room)
-    x, y = (layouts[k].new().fill_(0.5) for k in (traced.program.x, traced.program.y))
+    x, y = (layouts[k].new().fill_(0.5) for _, k in traced.program.batch)
     with (
         PageStore(unused_path(None)) as pages,
         Interpreter(traced, problem, keep_all(problem), pages, module, optimizer) as step,

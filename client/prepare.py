@@ -20,7 +20,8 @@ from scheduler import (
 )
 from scheduler.problem import Cost
 
-from .capture import Batch, Loss
+from .batch import Batch
+from .capture import Loss
 from .costs import Costing, profile_costs
 from .grouping import MAX_OPERATORS
 from .measure import with_workspace

@@ -64,7 +64,7 @@ Body = Computation | Update
 class Program:
     """Code and layouts for a graph, by operator id and tensor id.
 
-    `parameters`, `buffers`, `x`, `y`, `loss` and `constants` say which tensor is what; `loss_of`
+    `parameters`, `buffers`, `batch`, `loss` and `constants` say which tensor is what; `loss_of`
     derives the 0-d loss from its tensor. `random` says whether anything draws random numbers.
     `threads` is how many torch used when the operators' workspace was measured: it depends on that.
     `setting` is what else the trace took for granted of module and optimizer.
@@ -75,8 +75,7 @@ class Program:
     parameters: tuple[tuple[str, int], ...]
     buffers: tuple[tuple[str, int], ...]
     constants: tuple[tuple[int, Tensor], ...]
-    x: int
-    y: int
+    batch: tuple[tuple[str, int], ...]
     loss: int
     loss_of: Function
     random: bool

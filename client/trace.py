@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .capture import Batch, Loss, capture
+from .batch import Batch
+from .capture import Loss, capture
 from .grouping import MAX_OPERATORS
 from .lower import lower
 from .optimizer import probe, require_separable

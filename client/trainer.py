@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from scheduler import replay
 from scheduler.errors import BadInput
 
-from .capture import Batch
+from .batch import Batch
+from .charge import StepCharge, step_charge
 from .interpreter import Interpreter
 from .meter import NOT_ASKED, Meter, NoMeter, Tally
 from .page_store import PageStore
@@ -29,6 +29,7 @@ class TrainReport:
     `undo_ram_bytes` of the peak are copies in RAM that the plan leaves room for, and
     `undo_written_bytes` were really written; the plan's time and energy do not know of them.
 
+    `measured_peak_bytes` is 0 where nothing was measured: plain PyTorch trained and the plan was charged.
     `metered_energy_j` is what a real meter counted meanwhile, idle power and other programs included, or
     None without one. `energy_source` says which meter that was, else why it is the profile's estimate.
     """
@@ -98,31 +99,45 @@ def train(
             tally.read()
             if on_step is not None:
                 on_step(len(losses), losses[-1])
-    if not losses:
-        raise BadInput("there is no batch to train on; give at least one")
-    return _report(prepared, losses, step, tally)
-
-
-def _report(
-    prepared: Prepared, losses: list[float], step: Interpreter, tally: Tally
-) -> TrainReport:
-    problem, layouts = prepared.problem, prepared.traced.program.layouts
-    used, steps = replay(prepared.solution.plan, problem), len(losses)
-    return TrainReport(
-        steps=steps,
-        examples=steps * layouts[prepared.traced.program.x].shape[0],
-        mean_loss=math.fsum(losses) / steps,
-        last_loss=losses[-1],
-        ram_budget_bytes=problem.budget.ram_bytes,
-        predicted_peak_bytes=step.predicted_peak_bytes,
+    charge = step_charge(prepared)
+    return report(
+        charge,
+        losses,
         measured_peak_bytes=step.measured_peak_bytes,
-        time_s=used.time_s * steps,
-        energy_j=used.energy_j * steps,
-        paged_out_bytes=used.page_out_bytes * steps,
-        paged_in_bytes=used.page_in_bytes * steps,
-        recomputed=len(used.recomputed),
-        undo_ram_bytes=step.undo_ram_bytes,
         undo_written_bytes=step.undo_written_bytes,
         metered_energy_j=tally.joules,
-        energy_source=tally.source(f"the estimate of profile {prepared.device.name}"),
+        energy_source=tally.source(f"the estimate of profile {charge.device}"),
+    )
+
+
+def report(
+    charge: StepCharge,
+    losses: Sequence[float],
+    *,
+    measured_peak_bytes: int = 0,
+    undo_written_bytes: int = 0,
+    metered_energy_j: float | None = None,
+    energy_source: str | None = None,
+) -> TrainReport:
+    """The report of a training with these losses, one per step. Raises BadInput when there is none."""
+    if not losses:
+        raise BadInput("there is no batch to train on; give at least one")
+    steps = len(losses)
+    return TrainReport(
+        steps=steps,
+        examples=steps * charge.examples,
+        mean_loss=math.fsum(losses) / steps,
+        last_loss=losses[-1],
+        ram_budget_bytes=charge.ram_budget_bytes,
+        predicted_peak_bytes=charge.predicted_peak_bytes,
+        measured_peak_bytes=measured_peak_bytes,
+        time_s=charge.time_s * steps,
+        energy_j=charge.energy_j * steps,
+        paged_out_bytes=charge.paged_out_bytes * steps,
+        paged_in_bytes=charge.paged_in_bytes * steps,
+        recomputed=charge.recomputed,
+        undo_ram_bytes=charge.undo_ram_bytes,
+        undo_written_bytes=undo_written_bytes,
+        metered_energy_j=metered_energy_j,
+        energy_source=energy_source or f"the estimate of profile {charge.device}",
     )

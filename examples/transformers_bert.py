@@ -16,37 +16,32 @@ import copy
 import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from client.executor import PlannedStep, plan_step
 
 WORDS, TOKENS, CLASSES = 1000, 32, 3
 PADDING = 0
-Batch = tuple[Tensor, Tensor]
-
-loss = nn.functional.cross_entropy
+Batch = tuple[dict[str, Tensor], Tensor]
 
 
-class Classifier(nn.Module):
-    """A step has one x: token ids and the attention mask, stacked to [rows, 2, tokens]."""
+def classifier(layers: int, hidden: int) -> nn.Module:
+    config = BertConfig(
+        vocab_size=WORDS,
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_attention_heads=max(1, hidden // 32),
+        max_position_embeddings=TOKENS,
+        num_labels=CLASSES,
+        # The other ways look at the mask's values and may leave it out, which a plan cannot.
+        attn_implementation="eager",
+    )
+    return BertForSequenceClassification(config)
 
-    def __init__(self, layers: int, hidden: int) -> None:
-        super().__init__()
-        config = BertConfig(
-            vocab_size=WORDS,
-            num_hidden_layers=layers,
-            hidden_size=hidden,
-            intermediate_size=4 * hidden,
-            num_attention_heads=max(1, hidden // 32),
-            max_position_embeddings=TOKENS,
-            num_labels=CLASSES,
-            # The other ways look at the mask's values and may leave it out, which a plan cannot.
-            attn_implementation="eager",
-        )
-        self.bert = BertForSequenceClassification(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        ids, mask = x.unbind(1)
-        return self.bert(input_ids=ids, attention_mask=mask).logits
+def loss(output: SequenceClassifierOutput, classes: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(output.logits, classes)
 
 
 def batches(rows: int, steps: int, seed: int = 0) -> list[Batch]:
@@ -57,7 +52,7 @@ def batches(rows: int, steps: int, seed: int = 0) -> list[Batch]:
         ids = torch.randint(1, WORDS, (rows, TOKENS), generator=generator)
         lengths = torch.randint(TOKENS // 2, TOKENS + 1, (rows, 1), generator=generator)
         mask = (torch.arange(TOKENS) < lengths).long()
-        x = torch.stack([ids * mask + PADDING * (1 - mask), mask], dim=1)
+        x = {"input_ids": ids * mask + PADDING * (1 - mask), "attention_mask": mask}
         made.append((x, torch.randint(0, CLASSES, (rows,), generator=generator)))
     return made
 
@@ -71,7 +66,7 @@ def train_plainly(model: nn.Module, data: list[Batch]) -> list[float]:
     losses = []
     for x, y in data:
         optimizer.zero_grad()
-        value = loss(model(x), y)
+        value = loss(model(**x), y)
         value.backward()
         optimizer.step()
         losses.append(value.item())
@@ -107,7 +102,7 @@ def main(arguments: list[str] | None = None) -> bool:
     options = parser.parse_args(arguments)
 
     torch.manual_seed(0)
-    model = Classifier(options.layers, options.hidden).train()
+    model = classifier(options.layers, options.hidden).train()
     plain = copy.deepcopy(model)
     data = batches(options.rows, options.steps)
 

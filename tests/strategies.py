@@ -28,6 +28,19 @@ from scheduler.blocks import Block
 from tests.client.random_plans import random_plan
 
 
+def nested(leaves: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    """Leaves by themselves, or in lists, tuples and dictionaries of each other."""
+    return st.recursive(
+        leaves,
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.lists(inner, max_size=3).map(tuple)
+            | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+        ),
+        max_leaves=6,
+    )
+
+
 @st.composite
 def graphs(draw: st.DrawFn, max_operators: int = 6, all_pageable: bool = False) -> Graph:
     """Small training graphs: sources, operators with one or two outputs, in-place changes."""

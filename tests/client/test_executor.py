@@ -236,7 +236,7 @@ def test_a_deadline_is_kept():
     assert step.solution.cost.time_s <= step.solution.plan.budget.time_s
 
 
-@pytest.mark.parametrize("wrong", [None, (1, 2), ((data()[0][0],), data()[0][1])])
+@pytest.mark.parametrize("wrong", [None, (1, 2), ((data()[0][0], 1), data()[0][1])])
 def test_batches_that_are_none(wrong):
     module, optimizer = made()
     with pytest.raises(BadInput, match=r"pair|dense"):

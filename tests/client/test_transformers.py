@@ -31,7 +31,7 @@ def test_the_example_trains_in_half_the_ram_bit_for_bit(example, capsys):
 
 def test_bert_with_accumulated_gradients(example):
     torch.manual_seed(0)
-    model = example["Classifier"](1, 32).train()
+    model = example["classifier"](1, 32).train()
     plain = copy.deepcopy(model)
     loss, (data,) = example["loss"], [example["batches"](4, 3)]
     theirs, mine = example["adamw"](plain), example["adamw"](model)
@@ -40,8 +40,9 @@ def test_bert_with_accumulated_gradients(example):
     for x, y in data:
         theirs.zero_grad()
         parts = []
-        for xc, yc in zip(x.chunk(2), y.chunk(2), strict=True):
-            value = loss(plain(xc), yc)
+        cut = zip(*(t.chunk(2) for t in (*x.values(), y)), strict=True)
+        for ids, mask, yc in cut:
+            value = loss(plain(input_ids=ids, attention_mask=mask), yc)
             value.backward()
             parts.append(value.detach())
         theirs.step()

@@ -16,7 +16,7 @@ from torch.nn import functional as fn
 from torch.utils.checkpoint import checkpoint
 
 from client.trace import trace
-from scheduler.errors import Untraceable
+from scheduler.errors import BadInput, Untraceable
 from tests.client.twins import LOSS
 
 X, Y = torch.zeros(4, 6), torch.zeros(4, dtype=torch.int64)
@@ -337,14 +337,15 @@ def test_optimizers(build, says):
 @pytest.mark.parametrize(
     ("batch", "says"),
     [
-        (((X, X), Y), "x must be a dense tensor, not tuple"),
-        ((X, [0, 1, 2, 3]), "y must be a dense tensor, not list"),
+        (((X, None), Y), "x[1] must be a dense tensor, not NoneType"),
+        ((X, [0, 1, 2, 3]), "y[0] must be a dense tensor, not int"),
+        (({}, ()), "the batch holds no tensor"),
         ((X[:1].expand(4, 6), Y), "contiguous"),
     ],
 )
 def test_batches(batch, says):
     module = nn.Linear(6, 6)
-    with pytest.raises(Untraceable) as raised:
+    with pytest.raises((BadInput, Untraceable)) as raised:
         trace(module, LOSS, torch.optim.SGD(module.parameters(), lr=0.1), batch)
     assert says in one_line(raised)
 
