@@ -5,10 +5,23 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from .graph import Graph, Phase
 from .problem import Cost, Problem
 from .timeline import Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How many operators back reruns go, and how dear a chain of them may be beside paging."""
+
+    depth: int
+    dearest: float
+
+
+# The chains that are often worth it.
+NEAR = Reach(depth=4, dearest=1.0)
 
 
 def all_reruns(graph: Graph) -> frozenset[Slot]:
@@ -43,7 +56,7 @@ def worthwhile_reruns(problem: Problem) -> frozenset[Slot]:
     return frozenset(filter(is_worth_it, all_reruns(graph)))
 
 
-def near_reruns(problem: Problem, *, depth: int, dearest: float) -> frozenset[Slot]:
+def near_reruns(problem: Problem, reach: Reach) -> frozenset[Slot]:
     """Reruns in the stage that needs them, at most `depth` operators away from that stage's own.
 
     A chain of reruns that takes more energy than `dearest` times moving the tensor it computes to the
@@ -57,7 +70,7 @@ def near_reruns(problem: Problem, *, depth: int, dearest: float) -> frozenset[Sl
         for k in stage.inputs:
             if stage.phase is not Phase.FORWARD or last_touch[k] < stage.id - 1:
                 for price in _prices(problem):
-                    behind = _behind(problem, stage.id, k, price, dearest, depth)
+                    behind = _behind(problem, stage.id, k, price, reach)
                     found.update(Slot(stage.id, i) for i in behind)
         for k in (*stage.inputs, *stage.outputs):
             last_touch[k] = stage.id
@@ -76,18 +89,17 @@ def _behind(
     stage: int,
     tensor: int,
     price: Callable[[Cost], float],
-    dearest: float,
-    depth: int,
+    reach: Reach,
 ) -> Iterator[int]:
     """Operators on chains of reruns that end in `tensor`, each chain within price and depth."""
     graph, costs = problem.graph, problem.costs
-    most = dearest * (price(costs.page_in[tensor]) + price(costs.page_out[tensor]))
+    most = reach.dearest * (price(costs.page_in[tensor]) + price(costs.page_out[tensor]))
     least: dict[tuple[int, int], float] = {}
     waiting = [(0.0, 0, tensor)]
     while waiting:
         spent, length, k = heapq.heappop(waiting)
         operator = graph.producer.get(k)
-        if operator is None or length == depth or not graph.can_rerun(operator, stage):
+        if operator is None or length == reach.depth or not graph.can_rerun(operator, stage):
             continue
         spent += price(costs.operators[operator])
         if spent > most or spent >= least.get((operator, length), math.inf):

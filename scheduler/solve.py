@@ -14,11 +14,14 @@ from .baselines.pofo import pofo
 from .errors import Infeasible
 from .floor import floor
 from .greedy import greedy
+from .impossible import no_plan_in_time
+from .incumbent import Incumbent
 from .plan import Plan, Solution, Status
 from .problem import Cost, CostTable, Problem
+from .programs import Clock, Programs
 from .reductions.bundle import Bundle, reduced_plan
 from .replay import replay
-from .search import Clock, Incumbent, Search, ways_to_hide
+from .search import improve, ways_to_hide
 
 # Above this many operators, baselines that look at the whole step again and again take too long.
 MOST_OPERATORS = 400
@@ -59,7 +62,7 @@ def solve(
         on_plan=lambda plan: on_plan(plan, clock() - began_s) if on_plan else None,
     )
     with opened(backend or Isolated(Highs())) as solver:
-        search = Search(
+        programs = Programs(
             incumbent=incumbent,
             backend=solver,
             gap=gap,
@@ -74,13 +77,13 @@ def solve(
                 incumbent.offer(plan)
                 if clock() > began_s + KNOWN_SHARE * time_limit_s:
                     break
-            search.improve()
+            improve(programs)
         except KeyboardInterrupt:
             if incumbent.plan is None:
                 raise
-            search.cut_short = "interrupted"
+            programs.cut_short = "interrupted"
     if incumbent.plan is None:
-        raise search.no_plan_in_time()
+        raise no_plan_in_time(programs)
     used, bound_j = replay(incumbent.plan, problem), incumbent.bound_j
     distance = max(0.0, used.energy_j - bound_j) / used.energy_j if used.energy_j else 0.0
     return Solution(
@@ -90,8 +93,8 @@ def solve(
         lower_bound_j=min(bound_j, used.energy_j),
         gap=distance,
         wall_s=clock() - began_s,
-        backend=search.backend.name,
-        cut_short=search.cut_short,
+        backend=programs.backend.name,
+        cut_short=programs.cut_short,
     )
 
 

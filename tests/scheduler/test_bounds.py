@@ -11,7 +11,7 @@ from scheduler.backends import Highs, minimize
 from scheduler.charges import energy_of
 from scheduler.formulation import formulate
 from scheduler.moments import moment_bound_j
-from scheduler.reruns import all_reruns, near_reruns, worthwhile_reruns
+from scheduler.reruns import Reach, all_reruns, near_reruns, worthwhile_reruns
 from scheduler.rounding import rounding_rows
 from scheduler.stages import relaxation
 from scheduler.timeline import Slot, slots_of
@@ -126,7 +126,7 @@ def _fix(term: Term, value: bool) -> None:
 def test_near_reruns_are_among_all(problem: Problem) -> None:
     everything = all_reruns(problem.graph)
     for depth in (1, 2, 9):
-        assert near_reruns(problem, depth=depth, dearest=1e9) <= everything
+        assert near_reruns(problem, Reach(depth=depth, dearest=1e9)) <= everything
 
 
 @settings(max_examples=40, deadline=None)

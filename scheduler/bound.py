@@ -1,0 +1,107 @@
+"""Bounds on all plans of a problem that is too large for one program: its relaxation, then its branches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .backends import Outcome, Verdict
+from .impossible import infeasible
+from .problem import Problem
+from .programs import Programs
+from .reductions.bundle import Bundle
+from .reruns import worthwhile_reruns
+from .rounding import rounding_rows
+from .stages import relaxation
+from .timeline import Slot
+from .variables import Formulation, value_of
+
+# The relaxation may take this share of the time that is left.
+BOUND_SHARE = 0.5
+ROUNDINGS = 4
+# Fewer rows than this are not worth a relaxation that takes more than this share of the time left.
+FEW_ROWS = 5
+ROUNDING_SHARE = 0.3
+# Reruns that the relaxation uses at least this much are offered to the programs that find plans.
+LEAST_USE = 0.5
+# No relaxation is made in which slots read or compute more tensors than this; about how long each takes.
+MOST_TOUCHES = 120_000
+TOUCH_S = 2e-4
+
+
+def without_store(problem: Problem) -> Problem:
+    """The problem without a limit on page copies: its rows would leave out plans whose copies come and go."""
+    return replace(problem, budget=replace(problem.budget, page_store_bytes=None))
+
+
+def relax(programs: Programs) -> frozenset[Slot]:
+    """Bound all plans by the relaxation with every rerun that may be worth it; the reruns it uses.
+
+    Raises:
+        Infeasible: the relaxation has no solution, and no plan is known.
+    """
+    chosen = _what_to_relax(programs)
+    if chosen is None:
+        return frozenset()
+    problem, reruns, is_whole = chosen
+    end_s = programs.clock() + programs.left_s() * BOUND_SHARE
+    form = relaxation(problem, reruns)
+    begun_s = programs.clock()
+    outcome = _relaxed(programs, form, end_s)
+    if outcome.verdict is Verdict.INFEASIBLE and programs.incumbent.plan is None:
+        raise infeasible(programs)
+    used = _used(form)
+    for _ in range(ROUNDINGS if is_whole else 0):
+        rows = list(rounding_rows(form)) if outcome.verdict is Verdict.OPTIMAL else []
+        is_slow = programs.clock() - begun_s > ROUNDING_SHARE * programs.left_s()
+        if not rows or (is_slow and len(rows) < FEW_ROWS) or programs.is_done():
+            break
+        begun_s = programs.clock()
+        for row in rows:
+            form.model.addConstraint(row)
+        outcome = _relaxed(programs, form, end_s)
+        used = _used(form) or used
+    return used
+
+
+def branch(programs: Programs) -> None:
+    """Branch and bound on the program with every rerun that may be worth it, from the best plan."""
+    problem = without_store(programs.incumbent.problem)
+    reruns = worthwhile_reruns(problem)
+    if programs.is_done() or not programs.has_time_for(problem, reruns):
+        return
+    outcome, plan = programs.solved(problem, reruns, programs.left_s())
+    programs.note_bound(outcome)
+    if plan is not None:
+        programs.incumbent.offer(plan)
+
+
+def _what_to_relax(programs: Programs) -> tuple[Problem, frozenset[Slot], bool] | None:
+    """A problem that there is time to relax, its reruns, and whether its tensors are whole ones."""
+    original = without_store(programs.incumbent.problem)
+    reruns = worthwhile_reruns(original)
+    if _has_time_to_relax(programs, original, reruns):
+        return original, reruns, True
+    # Parts of a bundle are no whole numbers: rows for those hold for tensors only.
+    bundled, bundles = Bundle(proportional=True).apply(original)
+    if bundles.all_single or not _has_time_to_relax(programs, bundled, reruns):
+        return None
+    return bundled, reruns, False
+
+
+def _has_time_to_relax(programs: Programs, problem: Problem, reruns: frozenset[Slot]) -> bool:
+    each = [len(op.inputs) + len(op.outputs) for op in problem.graph.operators]
+    touches = sum(each) + sum(each[slot.operator] for slot in reruns)
+    return touches <= MOST_TOUCHES and touches * TOUCH_S <= programs.left_s() * BOUND_SHARE
+
+
+def _relaxed(programs: Programs, form: Formulation, end_s: float) -> Outcome:
+    limit_s = end_s - programs.clock()
+    outcome = programs.minimize(form, time_limit_s=limit_s, relaxed=True)
+    programs.note_bound(outcome)
+    return outcome
+
+
+def _used(form: Formulation) -> frozenset[Slot]:
+    """Where the relaxation runs operators; nowhere if it was not solved."""
+    runs = zip(form.run, form.timeline.slots, strict=True)
+    return frozenset(slot for term, slot in runs if value_of(term) > LEAST_USE)
