@@ -7,13 +7,15 @@ from collections.abc import Callable
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from .rounds import Federation, Outcome, run_rounds
+from .federation import Federation
+from .rounds import run_rounds
+from .updates import Arrays
 
 
 def build_server_app(
-    compose: Callable[[Context], Federation], finish: Callable[[Outcome, Context], None]
+    compose: Callable[[Grid, Context], Federation], finish: Callable[[Arrays, Context], None]
 ) -> ServerApp:
-    """A ServerApp. `compose` makes the federation from the run's context; `finish` gets the result.
+    """A ServerApp. `compose` makes the federation of the run; `finish` gets the model after the last round.
 
     Nothing here knows a model: `compose` brings the initial arrays and the evaluation.
     """
@@ -21,6 +23,6 @@ def build_server_app(
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        finish(run_rounds(grid, compose(context)), context)
+        finish(run_rounds(grid, compose(grid, context)), context)
 
     return app

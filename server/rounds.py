@@ -1,297 +1,331 @@
 """The round engine: cohort, training, checks, aggregation, evaluation, over any Flower Grid.
 
-Flower's `Strategy.start()` samples with the global generator, waits for ever, and sums replies as they
-arrive. Here the strategy only configures a round for the cohort it is given and aggregates the replies,
-in a fixed order; all the rest is below.
+Flower's `Strategy.start()` samples with the global generator, waits for ever, keeps all replies in RAM and
+sums them as they arrive. Here the strategy only configures messages for the devices it is given
+and aggregates; all the rest is below. Synchronous and buffered rounds differ in when devices are asked.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.app.exception import AppExitException
-from flwr.common.serde import recorddict_to_proto
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from scheduler.errors import BadUpdate, RunFailed
 
-from .cohort import Quorum, Sampler, everyone
+from .aggregate import Aggregate
+from .cohort import Candidates
+from .federation import Federation, Pending, Progress, Round, beginning
 from .grid import CohortGrid
-from .strategy import ExactFedAvg, rounded
-from .updates import Arrays, check_arrays, check_weight
+from .history import Answer
+from .replies import (
+    WEIGHT,
+    Metrics,
+    Refusal,
+    check_reply,
+    content_bytes,
+    metrics_of,
+    reader,
+    to_record,
+)
+from .strategy import restore, state_of
+from .updates import Arrays
 
-WEIGHT = "num-examples"
-ORDER = "partition-id"
-
-Metrics = Mapping[str, float]
+LOOK_EVERY_S = 60.0  # while too few devices are eligible
+MANY = 2**62  # more than any fleet has
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A node whose update was not aggregated, and why. `sent` tells a bad update from none at all."""
+def run_rounds(grid: Grid, federation: Federation) -> Arrays:
+    """Run all rounds; returns the model after the last one.
 
-    node: int
-    reason: str
-    sent: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """What happened in one round. Bytes are of the messages' serialized content.
-
-    `evaluation` is of the new model; round 0 is the evaluation of the initial one.
+    Raises BadUpdate or RunFailed, with the reasons, when more rounds in a row are skipped than the rules
+    allow: BadUpdate where updates came and none could be used.
     """
+    run = _Run(grid, federation)
+    while run.number < federation.num_rounds:
+        run.round()
+    return run.arrays
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """What is counted during a round."""
 
     number: int
-    cohort: tuple[int, ...]
-    metrics: Mapping[int, Metrics]  # of the nodes whose update was aggregated
-    refused: tuple[Refusal, ...]
-    bytes_down: int
-    bytes_up: int
-    evaluation: Metrics
     start_s: float
-    end_s: float
+    draws: int = 0
+    asked: list[int] = field(default_factory=list)
+    metrics: dict[int, Metrics] = field(default_factory=dict)
+    answers: list[Answer] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+    def refuse(self, node: int, reason: str, *, sent: bool) -> None:
+        self.refused.append(Refusal(node=node, reason=reason, sent=sent))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The model after the last round, and every round from 0."""
+class _Run:
+    """The state of a run: what `Progress` holds, as it changes."""
 
-    arrays: Arrays
-    rounds: tuple[Round, ...]
+    def __init__(self, grid: Grid, federation: Federation) -> None:
+        self._grid, self._federation, self._rules = grid, federation, federation.rules
+        self._reader = reader(federation.initial)
+        progress = federation.resume or beginning(federation)
+        restore(federation.strategy, progress.strategy)
+        self.number, self.arrays = progress.number, progress.arrays
+        self._record = to_record(self.arrays)
+        self._history, self._skipped = progress.history, progress.skipped
+        self._pending = {p.message_id: p for p in progress.pending}
+        self._bases, self._drawn = dict(progress.bases), progress.cohort
+        if federation.resume is None:
+            self._report(_Tally(number=0, start_s=federation.now_s()), None)
 
+    def round(self) -> None:
+        """One round, from asking to the new model, or to the reason why there is none."""
+        self.number += 1
+        federation = self._federation
+        tally = _Tally(number=self.number, start_s=federation.now_s())
+        aggregate = Aggregate(federation.strategy, federation.initial, federation.averaged)
+        self._bases[self.number - 1] = self.arrays
+        self._collect(tally, aggregate)
+        skipped = self._why_skipped(tally)
+        if skipped is None:
+            self.arrays = aggregate.model(self.number)
+            self._record = to_record(self.arrays)
+        self._skipped = 0 if skipped is None else self._skipped + 1
+        self._history = self._history.after(tally.asked, tally.answers)
+        owed = {p.version for p in self._pending.values()} if self._rules.keeps_late else set()
+        self._bases = {version: a for version, a in self._bases.items() if version in owed}
+        self._report(tally, skipped)
+        if skipped is not None and self._skipped > self._rules.most_skipped:
+            _fail(tally, skipped)
 
-@dataclass(frozen=True, kw_only=True)
-class Federation:
-    """All that a run needs besides the Grid.
+    def _collect(self, tally: _Tally, aggregate: Aggregate) -> None:
+        """Ask devices and take replies until the round has what it wants, or may wait no longer."""
+        rules, now_s = self._rules, self._federation.now_s
+        if rules.buffer is None:
+            self._ask_cohort(tally)
+        wanted = rules.buffer or rules.cohort or len(tally.asked)
+        until_s = now_s() + (rules.deadline_s or math.inf)
+        while True:
+            if rules.buffer is not None:
+                self._ask(tally, self._for_idle_places(tally))
+            self._take(tally, aggregate, wanted)
+            owed, missing = self._owed(), wanted - len(tally.metrics)
+            if missing <= 0 or not owed or now_s() >= until_s:
+                return
+            replies = 1 if rules.buffer is not None else min(missing, owed)
+            self._federation.wait(until_s - now_s(), replies)
 
-    `initial` are the model's arrays; what comes back must match them. Those named in `averaged` (batch
-    norm's statistics) are averaged whatever the strategy: a server's optimizer would step them like
-    parameters, a variance below zero. `evaluate` maps (round, arrays)
-    to numbers. `strategy` is any of Flower's Message API. `timeout_s` bounds a round; None waits for
-    all replies. `quorum` is waited for before the first round. `now_s` is the run's clock, real or
-    virtual. `train_config` goes to every node.
-    """
+    def _ask_cohort(self, tally: _Tally) -> None:
+        """Ask the whole cohort, except those that were asked before the run was stopped."""
+        chosen, self._drawn = self._drawn, None
+        if chosen is None:
+            chosen = tuple(int(node) for node in self._patiently(tally))
+            self._federation.on_cohort(self.number, chosen)
+        asked = {p.node for p in self._pending.values() if p.version == self.number - 1}
+        tally.asked.extend(sorted(asked))
+        self._ask(tally, np.array([n for n in chosen if n not in asked], dtype=np.uint64))
 
-    initial: Arrays
-    strategy: Strategy
-    num_rounds: int
-    evaluate: Callable[[int, Arrays], Metrics]
-    now_s: Callable[[], float]
-    averaged: frozenset[str] = frozenset()
-    sampler: Sampler = everyone
-    on_round: Callable[[Round], None] = lambda _: None
-    timeout_s: float | None = None
-    quorum: Quorum | None = None
-    train_config: Mapping[str, bool | int | float | str] | None = None
+    def _owed(self) -> int:
+        """How many replies may still come that this round would use."""
+        now = self.number - 1
+        return sum(self._rules.keeps_late or p.version == now for p in self._pending.values())
 
+    def _for_idle_places(self, tally: _Tally) -> NDArray[np.uint64]:
+        """Devices to ask so that as many as the rules say are at work; waits only when none is."""
+        idle = cast(int, self._rules.cohort) - len(self._pending)
+        if idle <= 0:
+            return np.zeros(0, dtype=np.uint64)
+        return self._choose(tally) if self._pending else self._patiently(tally)
 
-def run_rounds(grid: Grid, federation: Federation) -> Outcome:
-    """Run all rounds.
+    def _patiently(self, tally: _Tally) -> NDArray[np.uint64]:
+        """The devices to ask; waits for enough eligible ones as long as the rules have patience."""
+        rules, federation = self._rules, self._federation
+        until_s = federation.now_s() + rules.patience_s
+        wanted = rules.least_updates
+        if rules.buffer is not None:
+            wanted = 1
+        elif rules.cohort is not None:
+            wanted = max(wanted, rules.asked(MANY))
+        while True:
+            chosen = self._choose(tally)
+            left_s = until_s - federation.now_s()
+            if len(chosen) >= wanted or left_s <= 0:
+                return chosen
+            federation.wait(min(left_s, LOOK_EVERY_S), MANY)
 
-    Raises BadUpdate when a round has updates and none can be aggregated, RunFailed when it has none or
-    too few nodes come online.
-    """
-    if federation.quorum is not None:
-        _wait_for_nodes(grid, federation.quorum, federation.now_s)
-    arrays = federation.initial
-    now = federation.now_s()
-    rounds = [_first(federation, now)]
-    federation.on_round(rounds[0])
-    for number in range(1, federation.num_rounds + 1):
-        arrays, done = _run_round(grid, federation, number, arrays)
-        rounds.append(done)
-        federation.on_round(done)
-    return Outcome(arrays=arrays, rounds=tuple(rounds))
-
-
-def _wait_for_nodes(grid: Grid, quorum: Quorum, now_s: Callable[[], float]) -> None:
-    until = now_s() + quorum.timeout_s
-    while (online := len(list(grid.get_node_ids()))) < quorum.nodes:
-        if now_s() >= until:
-            raise RunFailed(
-                f"{online} of {quorum.nodes} nodes were online after {quorum.timeout_s:.0f} s; "
-                "start more, or wait for fewer"
-            )
-        quorum.pause_s(quorum.look_every_s)
-
-
-def _first(federation: Federation, now: float) -> Round:
-    return Round(
-        number=0,
-        cohort=(),
-        metrics={},
-        refused=(),
-        bytes_down=0,
-        bytes_up=0,
-        evaluation=federation.evaluate(0, federation.initial),
-        start_s=now,
-        end_s=now,
-    )
-
-
-def _run_round(
-    grid: Grid, federation: Federation, number: int, arrays: Arrays
-) -> tuple[Arrays, Round]:
-    start_s = federation.now_s()
-    cohort = federation.sampler(sorted(grid.get_node_ids()))
-    messages = _configure(grid, federation, number, arrays, cohort)
-    bytes_down = sum(content_bytes(m) for m in messages)
-    replies = sorted(grid.send_and_receive(messages, timeout=federation.timeout_s), key=_position)
-    bytes_up = sum(content_bytes(m) for m in replies)
-    usable, refused = _sort_out(cohort, replies, federation)
-    if not usable:
-        _fail(number, refused)
-    new = _aggregate(federation, number, usable)
-    return new, Round(
-        number=number,
-        cohort=cohort,
-        metrics={m.metadata.src_node_id: _metrics(m) for m in usable},
-        refused=refused,
-        bytes_down=bytes_down,
-        bytes_up=bytes_up,
-        evaluation=federation.evaluate(number, new),
-        start_s=start_s,
-        end_s=federation.now_s(),
-    )
-
-
-def _configure(
-    grid: Grid, federation: Federation, number: int, arrays: Arrays, cohort: tuple[int, ...]
-) -> list[Message]:
-    messages = federation.strategy.configure_train(
-        number,
-        to_record(arrays),
-        ConfigRecord(dict(federation.train_config or {})),
-        CohortGrid(grid, cohort),
-    )
-    return sorted(messages, key=lambda m: m.metadata.dst_node_id)
-
-
-def _sort_out(
-    cohort: tuple[int, ...], replies: list[Message], federation: Federation
-) -> tuple[list[Message], tuple[Refusal, ...]]:
-    """Replies that may be aggregated, in order, and the rest of the cohort with the reason."""
-    usable: list[Message] = []
-    refused: list[Refusal] = []
-    awaited = set(cohort)
-    for reply in replies:
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            reason = reply.error.reason or f"error {reply.error.code}"
-            refused.append(Refusal(node=node, reason=reason, sent=False))
-            continue
-        try:
-            if node not in awaited:
-                raise BadUpdate("the node was not asked, or has answered already")
-            awaited.remove(node)
-            _check(reply, federation.initial)
-        except BadUpdate as error:
-            refused.append(Refusal(node=node, reason=str(error), sent=True))
-        else:
-            usable.append(reply)
-    silent = set(cohort) - {m.metadata.src_node_id for m in replies}
-    refused += [Refusal(node=n, reason="sent no reply in time", sent=False) for n in sorted(silent)]
-    return usable, tuple(refused)
-
-
-def _check(reply: Message, reference: Arrays) -> None:
-    records = [type(record).__name__ for record in reply.content.values()]
-    if sorted(records) != ["ArrayRecord", "MetricRecord"]:
-        raise BadUpdate(
-            f"the update holds {records}; it must hold one ArrayRecord and one MetricRecord"
+    def _choose(self, tally: _Tally) -> NDArray[np.uint64]:
+        rules, reports = self._rules, self._federation.reports()
+        busy = np.array([p.node for p in self._pending.values()], dtype=np.uint64)
+        eligible = reports.where(rules.eligibility.mask(reports) & ~np.isin(reports.node, busy))
+        size = rules.asked(len(eligible))
+        if rules.buffer is not None:
+            size = min(len(eligible), cast(int, rules.cohort) - len(self._pending))
+        if size == 0:
+            return np.zeros(0, dtype=np.uint64)
+        candidates = Candidates(
+            reports=eligible,
+            history=self._history,
+            size=size,
+            round=self.number,
+            draw=tally.draws,
+            seed=self._federation.seed,
         )
-    (record,) = reply.content.array_records.values()
-    try:
-        arrays = from_record(record)
-    except Exception as error:  # whatever damaged bytes lead to, a MemoryError included
-        raise BadUpdate(f"the update cannot be read: {error}") from error
-    check_arrays(arrays, reference)
-    (metrics,) = reply.content.metric_records.values()
-    check_weight(metrics, WEIGHT)
+        return np.sort(self._federation.sampler(candidates))
+
+    def _ask(self, tally: _Tally, chosen: NDArray[np.uint64]) -> None:
+        if not len(chosen):
+            return
+        cohort = tuple(int(node) for node in chosen)
+        messages = list(
+            self._federation.strategy.configure_train(
+                self.number,
+                self._record,
+                ConfigRecord(dict(self._federation.train_config or {})),
+                CohortGrid(self._grid, cohort),
+            )
+        )
+        messages.sort(key=lambda m: m.metadata.dst_node_id)
+        asked_s = self._federation.now_s()
+        sizes: dict[int, int] = {}  # strategies put one content into all messages
+        for message, message_id in zip(messages, self._grid.push_messages(messages), strict=True):
+            node, content = message.metadata.dst_node_id, message.content
+            if id(content) not in sizes:
+                sizes[id(content)] = content_bytes(content)
+            tally.bytes_down += sizes[id(content)]
+            tally.asked.append(node)
+            self._pending[message_id] = Pending(
+                message_id=message_id, node=node, version=self.number - 1, asked_s=asked_s
+            )
+        tally.draws += 1
+
+    def _take(self, tally: _Tally, aggregate: Aggregate, wanted: int) -> None:
+        """Pull replies and add those that can be used.
+
+        Where late updates count, replies are pulled one by one, so that those beyond the wanted ones stay
+        with the fabric for the next round.
+        """
+        ids = list(self._pending)
+        for batch in [[i] for i in ids] if self._rules.keeps_late else [ids]:
+            if len(tally.metrics) >= wanted:
+                return
+            for reply in self._grid.pull_messages(batch):
+                self._take_one(reply, tally, aggregate, wanted)
+
+    def _take_one(self, reply: Message, tally: _Tally, aggregate: Aggregate, wanted: int) -> None:
+        node = reply.metadata.src_node_id
+        asked = self._pending.get(reply.metadata.reply_to_message_id)
+        if asked is None or asked.node != node:
+            tally.refuse(node, "the node was not asked, or has answered already", sent=True)
+            return
+        del self._pending[asked.message_id]
+        if reply.has_error():
+            tally.refuse(node, reply.error.reason or f"error {reply.error.code}", sent=False)
+            return
+        tally.bytes_up += content_bytes(reply.content)
+        stale = self.number - 1 - asked.version
+        if stale and not self._rules.keeps_late:
+            tally.refuse(node, f"came {stale} rounds late", sent=False)
+        elif len(tally.metrics) >= wanted:
+            tally.refuse(node, f"came after the {wanted} wanted updates", sent=False)
+        else:
+            try:
+                self._add(reply, asked, aggregate)
+            except BadUpdate as error:
+                tally.refuse(node, str(error), sent=True)
+            else:
+                self._note(reply, asked, tally)
+
+    def _add(self, reply: Message, asked: Pending, aggregate: Aggregate) -> None:
+        arrays: Arrays = check_reply(reply, self._reader)
+        base, most = self._bases[asked.version], self._rules.largest_change
+        if most is not None and not (change := _distance(arrays, base)) <= most:
+            raise BadUpdate(
+                f"the update is {change:.4g} away from its model; {most:.4g} is the most"
+            )
+        if stale := self.number - 1 - asked.version:
+            arrays = _moved(arrays, base, self.arrays)
+        aggregate.add(reply, arrays, self._rules.worth(stale))
+
+    def _note(self, reply: Message, asked: Pending, tally: _Tally) -> None:
+        metrics = metrics_of(reply)
+        tally.metrics[asked.node] = metrics
+        tally.answers.append(
+            Answer(
+                node=asked.node,
+                round=self.number,
+                loss=metrics.get("train-loss", 0.0),
+                examples=metrics[WEIGHT],
+                duration_s=self._federation.now_s() - asked.asked_s,
+                energy_j=metrics.get("energy-j", 0.0),
+            )
+        )
+
+    def _why_skipped(self, tally: _Tally) -> str | None:
+        if len(tally.metrics) >= self._rules.least_updates:
+            return None
+        if not tally.asked and not tally.metrics:
+            return f"of {len(self._federation.reports())} devices online none may be asked"
+        return (
+            f"{len(tally.metrics)} usable updates came; at least {self._rules.least_updates} must"
+        )
+
+    def _report(self, tally: _Tally, skipped: str | None) -> None:
+        federation = self._federation
+        done = Round(
+            number=self.number,
+            cohort=tuple(tally.asked),
+            metrics=tally.metrics,
+            refused=tuple(tally.refused),
+            waiting=tuple(sorted(p.node for p in self._pending.values())),
+            skipped=skipped,
+            bytes_down=tally.bytes_down,
+            bytes_up=tally.bytes_up,
+            evaluation=federation.evaluate(self.number, self.arrays),
+            start_s=tally.start_s,
+            end_s=federation.now_s(),
+        )
+        progress = Progress(
+            number=self.number,
+            arrays=self.arrays,
+            strategy=state_of(federation.strategy),
+            history=self._history,
+            pending=tuple(self._pending.values()),
+            bases=dict(self._bases),
+            skipped=self._skipped,
+        )
+        federation.on_round(done, progress)
 
 
-def _aggregate(federation: Federation, number: int, usable: list[Message]) -> Arrays:
-    try:
-        record, _ = federation.strategy.aggregate_train(number, _alike(usable))
-    except AppExitException as error:
-        raise RunFailed(f"round {number}: the strategy could not aggregate: {error}") from error
-    if record is None:
-        raise RunFailed(f"round {number}: the strategy returned no model")
-    aggregated = from_record(record)
-    if federation.averaged:
-        mean, _ = ExactFedAvg(weighted_by_key=WEIGHT).aggregate_train(number, _alike(usable))
-        of_mean = from_record(cast(ArrayRecord, mean))
-        aggregated |= {name: of_mean[name] for name in federation.averaged}
-    try:
-        # Strategies compute in their own precision; the model keeps its types.
-        arrays = {n: rounded(aggregated[n], old.dtype) for n, old in federation.initial.items()}
-        check_arrays(arrays, federation.initial)
-    except BadUpdate as error:
-        raise RunFailed(f"round {number}: the aggregate is not a model: {error}") from error
-    return arrays
+def _change(array: NDArray[Any], base: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(np.subtract(array, base, dtype=np.float64))
 
 
-def _alike(usable: list[Message]) -> list[Message]:
-    """The updates with the metrics that all of them have, under one name.
-
-    Flower's strategies give up the whole round when names differ; no single node shall be able to do that.
-    """
-    shared = set.intersection(*(set(_metrics(m)) for m in usable))
-    found: list[Message] = []
-    for message in usable:
-        (record,) = message.content.array_records.values()
-        metrics = MetricRecord()
-        metrics.update({name: v for name, v in _metrics(message).items() if name in shared})
-        found.append(copy.copy(message))
-        found[-1].content = RecordDict({"arrays": record, "metrics": metrics})
-    return found
+def _moved(arrays: Arrays, base: Arrays, newest: Arrays) -> Arrays:
+    """The newest model with the change that an update made to an older one."""
+    return {n: np.add(newest[n], _change(v, base[n]), dtype=np.float64) for n, v in arrays.items()}
 
 
-def _fail(number: int, refused: tuple[Refusal, ...]) -> None:
+def _distance(arrays: Arrays, base: Arrays) -> float:
+    """L2 distance of two models, over all their arrays."""
+    return math.sqrt(
+        math.fsum(float(np.square(_change(v, base[n])).sum()) for n, v in arrays.items())
+    )
+
+
+def _fail(tally: _Tally, skipped: str) -> None:
     nodes: dict[str, list[str]] = {}
-    for refusal in refused:
+    for refusal in tally.refused:
         nodes.setdefault(refusal.reason, []).append(str(refusal.node))
     told = [f"node {', '.join(n)}: {reason}" for reason, n in nodes.items()]
     reasons = "; ".join(told[:3])
     more = f"; and {len(told) - 3} more reasons" if len(told) > 3 else ""
-    kind = BadUpdate if any(r.sent for r in refused) else RunFailed
-    raise kind(f"round {number} has no update to aggregate. {reasons}{more}")
-
-
-def _position(reply: Message) -> tuple[float, int]:
-    """By partition, which is the same on every fabric, then by node id, which Flower draws at random."""
-    order = _metrics(reply).get(ORDER, -1.0) if reply.has_content() else -1.0
-    return (order if math.isfinite(order) else -1.0), reply.metadata.src_node_id
-
-
-def _metrics(reply: Message) -> dict[str, float]:
-    records: Iterable[MetricRecord] = reply.content.metric_records.values()
-    return {k: v for record in records for k, v in record.items() if isinstance(v, int | float)}
-
-
-def content_bytes(message: Message) -> int:
-    """Size of the message's content on the wire; 0 for an error."""
-    return int(recorddict_to_proto(message.content).ByteSize()) if message.has_content() else 0
-
-
-def to_record(arrays: Arrays) -> ArrayRecord:
-    """Arrays as Flower sends them."""
-    return ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
-
-
-def from_record(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
-    """Arrays as numpy has them. Raises ValueError, TypeError and others when bytes are not arrays."""
-    arrays = {name: array.numpy() for name, array in record.items()}
-    for name, value in arrays.items():
-        if not isinstance(value, np.ndarray):  # numpy also reads archives
-            raise TypeError(f"{name!r} is a {type(value).__name__}, not an array")
-    return arrays
+    kind = BadUpdate if any(r.sent for r in tally.refused) else RunFailed
+    raise kind(f"round {tally.number} has no new model: {skipped}. {reasons}{more}")

@@ -11,22 +11,37 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.common import log
+from flwr.serverapp import Grid
 from safetensors.numpy import save
 
 from client.state import buffer_names, evaluation, initial_arrays
 from client.workload import load_workload
 from protos.files import write_atomically
-from scheduler.errors import BadInput
+from scheduler.errors import BadInput, RunFailed
 from server.app import build_server_app
-from server.cohort import Quorum
-from server.rounds import Federation, Outcome, Round
+from server.federation import Federation, Progress, Round
+from server.polling import Polling
+from server.rules import Rules
 from server.strategy import make_strategy
+from server.updates import Arrays
 
 
-def compose(context: Context) -> Federation:
+def compose(grid: Grid, context: Context) -> Federation:
     config = context.run_config
-    out_folder(context)  # complain before the rounds, not after them
+    metrics = out_folder(context) / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True, exist_ok=True)
+    metrics.unlink(missing_ok=True)
     workload = load_workload(str(config["workload"]))
+    polling = Polling(grid, time.monotonic, time.sleep)
+    nodes = int(config["min-nodes"])
+    if not polling.wait_for_nodes(nodes, float(config["wait-s"])):
+        raise RunFailed(f"fewer than {nodes} nodes were online after {config['wait-s']} s")
+
+    def on_round(done: Round, _: Progress) -> None:
+        report(done)
+        with metrics.open("a") as file:
+            file.write(line(done))
+
     return Federation(
         initial=initial_arrays(workload, int(config["seed"])),
         strategy=make_strategy(str(config["strategy"])),
@@ -34,11 +49,10 @@ def compose(context: Context) -> Federation:
         averaged=buffer_names(workload),
         evaluate=evaluation(workload),
         now_s=time.monotonic,
-        on_round=report,
-        timeout_s=float(config["round-timeout-s"]),
-        quorum=Quorum(
-            nodes=int(config["min-nodes"]), timeout_s=float(config["wait-s"]), pause_s=time.sleep
-        ),
+        wait=polling.wait,
+        reports=polling.reports,
+        rules=Rules(deadline_s=float(config["round-timeout-s"])),
+        on_round=on_round,
     )
 
 
@@ -50,25 +64,23 @@ def report(done: Round) -> None:
         log(INFO, "refused: node %s: %s", refusal.node, refusal.reason)
 
 
-def finish(outcome: Outcome, context: Context) -> None:
-    """Model and metrics, each written aside and renamed; the model last, as a sign that all is there."""
-    out = out_folder(context)
-    out.mkdir(parents=True, exist_ok=True)
-    lines = [
-        json.dumps(
-            {
-                "round": r.number,
-                **finite(r.evaluation),
-                "bytes_down": r.bytes_down,
-                "bytes_up": r.bytes_up,
-                "devices": [finite(metrics) for metrics in r.metrics.values()],
-                "refused": [[refusal.node, refusal.reason] for refusal in r.refused],
-            }
-        )
-        for r in outcome.rounds
-    ]
-    write_atomically(out / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
-    write_atomically(out / "model.safetensors", save(dict(outcome.arrays)))
+def line(done: Round) -> str:
+    """A round as a line of JSON."""
+    values = {
+        "round": done.number,
+        **finite(done.evaluation),
+        "bytes_down": done.bytes_down,
+        "bytes_up": done.bytes_up,
+        "devices": [finite(metrics) for metrics in done.metrics.values()],
+        "refused": [[refusal.node, refusal.reason] for refusal in done.refused],
+        "waiting": done.waiting,
+    }
+    return json.dumps(values) + "\n"
+
+
+def finish(arrays: Arrays, context: Context) -> None:
+    """The model last, whole or not at all, as a sign that all is there."""
+    write_atomically(out_folder(context) / "model.safetensors", save(dict(arrays)))
 
 
 def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:

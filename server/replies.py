@@ -1,0 +1,121 @@
+"""Between Flower's messages and arrays: what a reply must be, how large it is, and how fast it is read."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from scheduler.errors import BadUpdate
+
+from .updates import Arrays, check_arrays, check_weight
+
+WEIGHT = "num-examples"
+ORDER = "partition-id"
+NUMBER_BYTES = 8
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A node whose update was not aggregated, and why. `sent` tells a bad update from none at all."""
+
+    node: int
+    reason: str
+    sent: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """Reads arrays that should be like `reference`, those with its very headers without parsing them."""
+
+    reference: Arrays
+    headers: Mapping[str, bytes]
+
+    def read(self, record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
+        """Arrays as numpy has them; some may be read-only. Raises what `from_record` raises."""
+        return {name: self._array(name, array) for name, array in record.items()}
+
+    def _array(self, name: str, array: Array) -> NDArray[np.generic]:
+        header, want = self.headers.get(name), self.reference.get(name)
+        if header is None or want is None or len(array.data) != len(header) + want.nbytes:
+            return _checked(name, array.numpy())
+        if array.data.startswith(header):
+            return np.frombuffer(array.data, want.dtype, offset=len(header)).reshape(want.shape)
+        return _checked(name, array.numpy())
+
+
+def reader(reference: Arrays) -> Reader:
+    """A reader of updates to the model `reference`."""
+    return Reader(
+        reference=reference, headers={name: _header(value) for name, value in reference.items()}
+    )
+
+
+def check_reply(reply: Message, read: Reader) -> dict[str, NDArray[np.generic]]:
+    """The arrays of a reply without error. Raises BadUpdate, with the reason, unless it is an update."""
+    records = [type(record).__name__ for record in reply.content.values()]
+    if sorted(records) != ["ArrayRecord", "MetricRecord"]:
+        raise BadUpdate(
+            f"the update holds {records}; it must hold one ArrayRecord and one MetricRecord"
+        )
+    (record,) = reply.content.array_records.values()
+    try:
+        arrays = read.read(record)
+    except Exception as error:  # whatever damaged bytes lead to, a MemoryError included
+        raise BadUpdate(f"the update cannot be read: {error}") from error
+    check_arrays(arrays, read.reference)
+    (metrics,) = reply.content.metric_records.values()
+    check_weight(metrics, WEIGHT)
+    return arrays
+
+
+def position(reply: Message) -> tuple[float, int]:
+    """By partition, which is the same on every fabric, then by node id, which Flower draws at random."""
+    order = metrics_of(reply).get(ORDER, -1.0) if reply.has_content() else -1.0
+    return (order if math.isfinite(order) else -1.0), reply.metadata.src_node_id
+
+
+def metrics_of(reply: Message) -> dict[str, float]:
+    """All metrics that are one number."""
+    records: Iterable[MetricRecord] = reply.content.metric_records.values()
+    return {k: v for record in records for k, v in record.items() if isinstance(v, int | float)}
+
+
+def content_bytes(content: RecordDict) -> int:
+    """Bytes of the arrays, as Flower serializes them, and of the numbers beside them."""
+    arrays = sum(
+        len(array.data) for record in content.array_records.values() for array in record.values()
+    )
+    numbers = sum(len(record) for record in content.metric_records.values())
+    settings = sum(len(record) for record in content.config_records.values())
+    return arrays + NUMBER_BYTES * (numbers + settings)
+
+
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Arrays as Flower sends them."""
+    return ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
+
+
+def from_record(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
+    """Arrays as numpy has them. Raises ValueError, TypeError and others when bytes are not arrays."""
+    return {name: _checked(name, array.numpy()) for name, array in record.items()}
+
+
+def _checked(name: str, value: object) -> NDArray[np.generic]:
+    if not isinstance(value, np.ndarray):  # numpy also reads archives
+        raise TypeError(f"{name!r} is a {type(value).__name__}, not an array")
+    return cast(NDArray[np.generic], value)
+
+
+def _header(value: NDArray[np.generic]) -> bytes:
+    np.save(file := io.BytesIO(), value, allow_pickle=False)
+    data = file.getvalue()
+    return data[: len(data) - value.nbytes]
