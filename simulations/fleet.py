@@ -1,28 +1,24 @@
-"""Who takes part: kinds of devices with their RAM budget and radio link, and one device per partition.
-
-Two fleets come with fedpoet, in fleets/*.toml; one's own is a file like them (docs/fleets.md).
-"""
+"""The fleet as columns: kinds of devices, and one row per device. `population` makes it from a file."""
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass, fields, replace
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from numpy.typing import NDArray
 
-from scheduler import DeviceProfile, load_device
-from scheduler.errors import BadFile, BadInput
+from scheduler import DeviceProfile
 
 FIRST_NODE = 100  # node ids are given in the order of the devices
-DEFAULT_FLEET = "default"
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A device's way to the coordinator. `watts` is drawn above idle while bytes move."""
+    """A way to the coordinator. `watts` is drawn above idle while bytes move."""
 
     down_bytes_per_s: float
     up_bytes_per_s: float
@@ -39,15 +35,165 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A part of the day in local time: from `start_h`, for `hours`, on `share` of the days.
+
+    Both spreads are the most by which the start differs: between devices, always the same for each, and
+    from day to day. Differences near 0 are the likeliest (a triangle). It may go on past midnight.
+    """
+
+    start_h: float
+    hours: float
+    share: float = 1.0
+    device_spread_h: float = 0.0
+    day_spread_h: float = 0.0
+
+    @property
+    def always(self) -> bool:
+        """Whether it never ends."""
+        return (
+            self.hours >= 24 and self.share == 1 and not (self.device_spread_h or self.day_spread_h)
+        )
+
+
+ALWAYS = (Window(start_h=0.0, hours=24.0),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """When devices are what a coordinator may ask for; each is true within any of its windows."""
+
+    online: tuple[Window, ...] = ALWAYS
+    charging: tuple[Window, ...] = ALWAYS
+    idle: tuple[Window, ...] = ALWAYS
+    unmetered: tuple[Window, ...] = ALWAYS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thermal:
+    """How heat slows training: full speed for `onset_s`, then `sustained` (0 to 1) of it."""
+
+    onset_s: float = float("inf")
+    sustained: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceKind:
-    """Devices that are alike: hardware, RAM budget of a training step, link, and their source."""
+    """Devices that plan alike: hardware, and RAM budget of a training step.
+
+    `group` is the kind's name in the fleet's file; a spread of RAM or page store makes several kinds of
+    it. `link` is the middle of its devices' links. `own_w` is what the device draws on average for all
+    but training and its radio, idle power included. `sources` has a (number, source) for each number.
+    """
 
     name: str
+    group: str
     profile_name: str
     profile: DeviceProfile
     ram_bytes: int
     link: Link
-    source: str
+    own_w: float
+    habits: Habits = Habits()
+    thermal: Thermal = Thermal()
+    sources: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def source(self) -> str:
+        """All sources in one text."""
+        return "; ".join(f"{number}: {text}" for number, text in self.sources)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Traces:
+    """When recorded devices were online.
+
+    Device k was from start_s[i] to end_s[i], for i from first[k] to first[k + 1], and is again after
+    each period_s[k]. Sorted, without overlap, within the period.
+    """
+
+    first: Ints
+    start_s: Floats
+    end_s: Floats
+    period_s: Floats
+
+    def __len__(self) -> int:
+        return len(self.period_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """How the workload's examples become `partitions`: `natural` (its own), `dirichlet`, `power-law`.
+
+    `alpha` is Dirichlet's concentration or the power law's exponent.
+    """
+
+    form: str = "natural"
+    alpha: float = 1.0
+    partitions: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Columns:
+    """One row per device, in ascending order of node id; every column is [n].
+
+    `kind` is a position in the fleet's kinds, and `trace` in its traces (-1 for none). `slowness` is a
+    factor on the plan's time. `battery_j` is the capacity, inf on mains, `battery_start` the part of it
+    that is there when virtual time begins; `charge_w` fills it while the device is charging. Local time
+    is virtual time plus `utc_offset_s`. `drop_out` is the probability to leave in the middle of a round.
+    """
+
+    node: Ints
+    kind: NDArray[np.int32]
+    partition: Ints
+    ram_bytes: Ints
+    down_bytes_per_s: Floats
+    up_bytes_per_s: Floats
+    latency_s: Floats
+    slowness: Floats
+    battery_j: Floats
+    battery_start: Floats
+    charge_w: Floats
+    utc_offset_s: Floats
+    drop_out: Floats
+    trace: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fleet(Columns):
+    """All devices. `seed` decides what differs from day to day and who drops out.
+
+    `options` are the fleet file's own values of what the command line can set, by the option's name.
+    """
+
+    name: str
+    seed: int
+    kinds: tuple[DeviceKind, ...]
+    traces: Traces | None = None
+    split: Split = Split()
+    options: tuple[tuple[str, bool | int | float | str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.node)
+
+    def where(self, mask: Mask) -> Fleet:
+        """The devices for which `mask`, [n], is true; kinds keep their positions."""
+        return replace(self, **{f.name: getattr(self, f.name)[mask] for f in fields(Columns)})
+
+    def counts(self) -> Ints:
+        """Devices of each kind, [kinds]."""
+        return np.bincount(self.kind, minlength=len(self.kinds)).astype(np.int64)
+
+    def rows(self, node: Ints) -> Ints:
+        """Rows of these nodes, which must be of the fleet."""
+        return np.searchsorted(self.node, node).astype(np.int64)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """One object per device, for small fleets."""
+        return tuple(
+            Device(node=int(n), kind=self.kinds[k], partition=int(p))
+            for n, k, p in zip(self.node, self.kind, self.partition, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,103 +205,39 @@ class Device:
     partition: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """All devices, in order of node id."""
+def plain_fleet(
+    name: str,
+    kinds: tuple[DeviceKind, ...],
+    kind: Ints,
+    *,
+    first_node: int = FIRST_NODE,
+    seed: int = 0,
+) -> Fleet:
+    """A device per entry of `kind`, each with a partition of its own: on mains, in UTC, all alike."""
+    count = len(kind)
+    link = [k.link for k in kinds]
+    at = np.asarray(kind, dtype=np.int32)
 
-    name: str
-    devices: tuple[Device, ...]
+    def gather(values: list[float]) -> Floats:
+        return np.array(values, dtype=np.float64)[at]
 
-    @property
-    def kinds(self) -> tuple[DeviceKind, ...]:
-        """Kinds that have a device, in order of their first one."""
-        return tuple({d.kind.name: d.kind for d in self.devices}.values())
-
-
-# Bounds keep virtual time and energy finite; a kind's name is also a file's.
-_Rate = Annotated[float, Field(ge=1e-3, le=1e15)]
-_Amount = Annotated[float, Field(ge=0, le=1e9)]
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_ .-]{0,63}$")]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _Kind(_Strict):
-    device: str
-    ram_bytes: int = Field(ge=1, lt=2**63)
-    down_bytes_per_s: _Rate
-    up_bytes_per_s: _Rate
-    latency_s: _Amount
-    radio_w: _Amount
-    source: str
-
-
-class _File(_Strict):
-    kinds: dict[_Name, _Kind] = Field(min_length=1)
-    devices: list[str] = Field(min_length=1)
-
-
-def load_fleet(spec: str, partitions: int) -> Fleet:
-    """The fleet of a TOML file, or `default`: its devices hold partitions 0, 1, 2 and so on.
-
-    `default` repeats its list of kinds until every partition has a device. Raises BadFile for a file
-    that is not a fleet, and BadInput when it has more devices than there are partitions.
-    """
-    if spec == DEFAULT_FLEET:
-        file = _parse(
-            resources.files(__package__).joinpath("fleets/default.toml").read_text(), spec
-        )
-        order = [file.devices[i % len(file.devices)] for i in range(partitions)]
-    else:
-        file = _parse(_read(Path(spec)), spec)
-        order = file.devices
-    if len(order) > partitions:
-        raise BadInput(
-            f"fleet {spec} has {len(order)} devices, but the workload's data has {partitions} partitions; "
-            "list fewer devices"
-        )
-    kinds = {name: _kind(name, kind, Path(spec).parent) for name, kind in file.kinds.items()}
-    devices = []
-    for position, name in enumerate(order):
-        if name not in kinds:
-            raise BadFile(f"fleet {spec}: devices names {name!r}; kinds are {', '.join(kinds)}")
-        devices.append(Device(node=FIRST_NODE + position, kind=kinds[name], partition=position))
-    return Fleet(name=spec if spec == DEFAULT_FLEET else Path(spec).stem, devices=tuple(devices))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(f"fleet {path} cannot be read: {error}") from error
-
-
-def _parse(text: str, where: str) -> _File:
-    try:
-        return _File.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise BadFile(f"fleet {where} is not TOML: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BadFile(f"fleet {where}: {place}: {first['msg']}") from error
-
-
-def _kind(name: str, kind: _Kind, folder: Path) -> DeviceKind:
-    """A profile given as a file is looked up beside the fleet's file."""
-    named = str(folder / kind.device) if kind.device.endswith(".toml") else kind.device
-    return DeviceKind(
+    return Fleet(
         name=name,
-        profile_name=named,
-        profile=load_device(named),
-        ram_bytes=kind.ram_bytes,
-        link=Link(
-            down_bytes_per_s=kind.down_bytes_per_s,
-            up_bytes_per_s=kind.up_bytes_per_s,
-            latency_s=kind.latency_s,
-            watts=kind.radio_w,
-        ),
-        source=kind.source,
+        seed=seed,
+        kinds=kinds,
+        node=first_node + np.arange(count, dtype=np.int64),
+        kind=at,
+        partition=np.arange(count, dtype=np.int64),
+        ram_bytes=np.array([k.ram_bytes for k in kinds], dtype=np.int64)[at],
+        down_bytes_per_s=gather([x.down_bytes_per_s for x in link]),
+        up_bytes_per_s=gather([x.up_bytes_per_s for x in link]),
+        latency_s=gather([x.latency_s for x in link]),
+        slowness=np.ones(count),
+        battery_j=np.full(count, np.inf),
+        battery_start=np.ones(count),
+        charge_w=np.zeros(count),
+        utc_offset_s=np.zeros(count),
+        drop_out=np.zeros(count),
+        trace=np.full(count, -1, dtype=np.int32),
+        split=Split(partitions=count),
     )

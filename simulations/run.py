@@ -6,7 +6,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,10 @@ from server.rounds import Federation, Outcome, Round
 from server.strategy import make_strategy
 
 from .clock import VirtualClock
-from .fleet import DEFAULT_FLEET, Device, DeviceKind, Fleet, load_fleet
+from .fleet import Device, DeviceKind, Fleet
+from .fleet_file import DEFAULT_FLEET
 from .grid import SimulatedGrid, UserConfig, server_context
+from .population import load_fleet
 from .results import KindPlan, LeftOut, Result, RoundRecord, kind_plan, round_record
 
 
@@ -86,11 +88,11 @@ def simulate(config: SimulationConfig, watcher: Watcher | None = None) -> Result
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in one order, whatever the machine
     try:
-        fleet = load_fleet(config.fleet, workload.partitions)
+        fleet = load_fleet(config.fleet, workload.partitions, config.seed)
         cache: PreparedSteps = {}
         plans, left_out = enrol(config, fleet, cache, load, watcher)
         names = {plan.kind.name for plan in plans}
-        able = replace(fleet, devices=tuple(d for d in fleet.devices if d.kind.name in names))
+        able = fleet.where(np.array([k.name in names for k in fleet.kinds])[fleet.kind])
         watcher.on_start(able)
         outcome, records = _federate(config, workload, able, build_client_app(cache, load), watcher)
     finally:

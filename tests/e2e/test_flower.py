@@ -33,9 +33,7 @@ pytestmark = pytest.mark.slow
 BUNDLE = ROOT / "examples" / "flower"
 NODES = (("nrf52840", 200_000), ("raspberry-pi-4b", 16_000_000), ("phone-pixel-6", 64_000_000))
 DONE_S = 100
-FLEET = """
-devices = ["a", "b", "c"]
-""" + "".join(
+FLEET = "devices = 3\n" + "".join(
     f"""
 [kinds.{name}]
 device = "{device}"

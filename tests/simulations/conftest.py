@@ -8,9 +8,10 @@ from simulations.run import SimulationConfig, Watcher, simulate
 
 # Three kinds for `digits`: a board with less RAM than it would like, a Pi, and one that cannot train.
 FLEET = """
-devices = ["board", "pi", "tiny", "board"]
+devices = 4
 
 [kinds.board]
+share = 2
 device = "nrf52840"
 ram_bytes = 200_000
 down_bytes_per_s = 100e3
@@ -20,6 +21,7 @@ radio_w = 0.01
 source = "test"
 
 [kinds.pi]
+share = 1
 device = "raspberry-pi-4b"
 ram_bytes = 16_000_000
 down_bytes_per_s = 5e6
@@ -29,6 +31,7 @@ radio_w = 0.7
 source = "test"
 
 [kinds.tiny]
+share = 1
 device = "mkr1000"
 ram_bytes = 9_000
 down_bytes_per_s = 1e4
@@ -44,6 +47,12 @@ def fleet_file(tmp_path_factory) -> Path:
     file = tmp_path_factory.mktemp("fleet") / "fleet.toml"
     file.write_text(FLEET)
     return file
+
+
+@pytest.fixture(scope="session")
+def only_tiny() -> str:
+    """The same fleet with none but devices that cannot train."""
+    return FLEET.replace("share = 2", "share = 0").replace("pi]\nshare = 1", "pi]\nshare = 0")
 
 
 @pytest.fixture(scope="session")

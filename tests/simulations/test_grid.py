@@ -9,7 +9,7 @@ from scheduler import load_device
 from scheduler.errors import Refused
 from server.rounds import content_bytes
 from simulations.clock import VirtualClock
-from simulations.fleet import Device, DeviceKind, Fleet, Link
+from simulations.fleet import DeviceKind, Link, plain_fleet
 from simulations.grid import SimulatedGrid, be_server
 
 SECONDS = {0: 10.0, 1: 2.0, 2: 4.0}  # training time by partition
@@ -22,11 +22,9 @@ def fleet():
         profile=load_device("nrf52840"),
         ram_bytes=1000,
         link=Link(down_bytes_per_s=1000, up_bytes_per_s=500, latency_s=0.5, watts=2.0),
-        source="",
+        own_w=0.0,
     )
-    return Fleet(
-        name="three", devices=tuple(Device(node=7 + p, kind=kind, partition=p) for p in range(3))
-    )
+    return plain_fleet("three", (kind,), np.zeros(3, np.int64), first_node=7)
 
 
 def echo():

@@ -103,9 +103,8 @@ def test_a_cohort_is_a_part_of_the_fleet(config):
     assert [len(r.devices) for r in result.rounds] == [0, 1, 1]
 
 
-def test_no_device_that_can_train_ends_with_the_floor(config, fleet_file, tmp_path):
-    text = fleet_file.read_text().replace('["board", "pi", "tiny", "board"]', '["tiny"]')
-    (tmp_path / "tiny.toml").write_text(text)
+def test_no_device_that_can_train_ends_with_the_floor(config, only_tiny, tmp_path):
+    (tmp_path / "tiny.toml").write_text(only_tiny)
     with pytest.raises(Infeasible, match="floor"):
         simulate(replace(config, fleet=str(tmp_path / "tiny.toml")))
 

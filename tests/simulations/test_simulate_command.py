@@ -133,10 +133,9 @@ def test_a_loss_that_is_no_number_is_written_as_null(fedpoet, fleet_file):
         (("--time-limit", "-5"), 2, "plan time limit s must be more than 0, not -5"),
     ],
 )
-def test_bad_input_ends_with_one_line_and_its_code(fedpoet, fleet_file, arguments, code, message):
-    text = fleet_file.read_text().replace('["board", "pi", "tiny", "board"]', '["tiny"]')
-    Path("tiny.toml").write_text(text)
-    Path("unknown.toml").write_text(text.replace("mkr1000", "spoon"))
+def test_bad_input_ends_with_one_line_and_its_code(fedpoet, only_tiny, arguments, code, message):
+    Path("tiny.toml").write_text(only_tiny)
+    Path("unknown.toml").write_text(only_tiny.replace("mkr1000", "spoon"))
     Path("own.py").write_text(NAN.format(bad=1))
     before = sorted(Path().iterdir())
     got, out, err = fedpoet("simulate", "--workload", "digits", "--rounds", 1, *arguments)
