@@ -46,6 +46,22 @@ class Compression:
             raise BadInput(f"top-k must tell a share above 0 and at most 1, not {self.share}")
 
 
+def parse_compression(text: str) -> Compression | None:
+    """From "int8", "top-k" or "top-k:0.05" (the share told); none from "". Raises BadInput."""
+    if not text:
+        return None
+    name, colon, share = text.partition(":")
+    try:
+        method = Method(name)
+        if not colon:
+            return Compression(method=method)
+        if method is Method.TOP_K:
+            return Compression(method=method, share=float(share))
+    except ValueError:
+        pass
+    raise BadInput(f"{text!r} is no compression: write int8, top-k, or top-k:0.05")
+
+
 def compress(
     arrays: Arrays, base: Arrays, lost: Mapping[str, Floats], how: Compression
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Floats]]:

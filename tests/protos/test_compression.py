@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protos.arrays import encode_arrays
-from protos.compression import Compression, Method, compress, decode_update, decompress
+from protos.compression import (
+    Compression,
+    Method,
+    compress,
+    decode_update,
+    decompress,
+    parse_compression,
+)
 from scheduler.errors import BadInput, BadMessage
 
 INT8, TOP = Compression(method=Method.INT8), Compression(method=Method.TOP_K, share=0.1)
@@ -123,3 +130,13 @@ def test_a_share_is_above_0_and_at_most_1(share):
 def test_names_that_could_be_mistaken_are_refused():
     with pytest.raises(BadInput, match="#"):
         compress({"w#int8": np.zeros(2)}, {"w#int8": np.zeros(2)}, {}, INT8)
+
+
+def test_compression_as_people_write_it():
+    assert parse_compression("") is None
+    assert parse_compression("int8") == INT8
+    assert parse_compression("top-k:0.1") == TOP
+    assert parse_compression("top-k") == Compression(method=Method.TOP_K, share=0.01)
+    for text in ("zip", "int8:2", "top-k:", "top-k:0", "top-k:x", ":0.1"):
+        with pytest.raises(BadInput):
+            parse_compression(text)
