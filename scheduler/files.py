@@ -127,16 +127,32 @@ def require_target(path: Path) -> None:
         raise BadFile(f"cannot write {path}: {path.parent} is not a folder that can be written")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target and rename, so that no reader ever sees half a file."""
+def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write beside the target and rename, so that no reader ever sees half a file.
+
+    With `durable` it is on the disk when the call returns, and stays there through a loss of power.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with draft.open("xb") as file:
             file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         draft.replace(path)
+        if durable:
+            _sync_folder(path.parent)
     except OSError as error:
         draft.unlink(missing_ok=True)
         raise BadFile(f"cannot write {path}: {error.strerror}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -30,7 +30,7 @@ _OF_THE_MEAN = (FedAvg, FedProx, FedAvgM, FedAdam, FedAdagrad, FedYogi)
 _SEPARATOR = "/"
 
 State = Mapping[str, NDArray[np.generic]]
-"""A strategy's memory between rounds: `attribute`, `attribute/index` or `attribute/name` to an array."""
+"""A strategy's memory between rounds: `attribute/container/index/name` to an array."""
 
 
 def strategies() -> dict[str, Callable[[], Strategy]]:
@@ -67,38 +67,40 @@ def state_of(strategy: Strategy) -> dict[str, NDArray[np.generic]]:
     """What the strategy remembers from round to round: its attributes that hold arrays."""
     state: dict[str, NDArray[np.generic]] = {}
     for name, value in vars(strategy).items():
-        if isinstance(value, ArrayRecord):
-            value = {key: array.numpy() for key, array in value.items()}
-            name = f"{name}{_SEPARATOR}record"
-        if isinstance(value, list) and value and _arrays(value):
-            value = {f"{index:08d}": array for index, array in enumerate(value)}
-            name = f"{name}{_SEPARATOR}list"
-        if isinstance(value, dict) and value and _arrays(value.values()):
-            state |= {f"{name}{_SEPARATOR}{key}": array for key, array in value.items()}
+        kind, items = _items(value)
+        for index, (key, array) in enumerate(items):
+            state[_SEPARATOR.join((name, kind, f"{index:08d}", key))] = array
     return state
 
 
 def restore(strategy: Strategy, state: State) -> None:
     """Give a new strategy the memory of another of its kind. Raises BadFile for what it cannot have."""
-    parts: dict[str, dict[str, NDArray[np.generic]]] = {}
-    for path, array in state.items():
-        name, _, key = path.partition(_SEPARATOR)
-        parts.setdefault(name, {})[key] = array
-    for name, arrays in parts.items():
+    parts: dict[tuple[str, str], list[tuple[str, NDArray[np.generic]]]] = {}
+    for path in sorted(state):  # Flower's strategies go by the order of arrays
+        name, kind, _, key = path.split(_SEPARATOR, 3)
+        parts.setdefault((name, kind), []).append((key, np.array(state[path])))
+    for (name, kind), items in parts.items():
         if not hasattr(strategy, name):
             raise BadFile(f"the state is not one of a {type(strategy).__name__}: it has {name!r}")
-        setattr(strategy, name, _value(arrays))
+        setattr(strategy, name, _MADE_OF[kind](items))
 
 
-def _value(arrays: dict[str, NDArray[np.generic]]) -> object:
-    kinds = {key.partition(_SEPARATOR)[0] for key in arrays}
-    if kinds == {"list"}:
-        return [np.array(arrays[key]) for key in sorted(arrays)]
-    if kinds == {"record"}:
-        return ArrayRecord(
-            {key.partition(_SEPARATOR)[2]: Array(np.asarray(a)) for key, a in arrays.items()}
-        )
-    return {key: np.array(array) for key, array in arrays.items()}
+def _items(value: object) -> tuple[str, list[tuple[str, NDArray[np.generic]]]]:
+    """The arrays of an attribute with their names, and what holds them; none for any other attribute."""
+    if isinstance(value, ArrayRecord):
+        return "record", [(key, array.numpy()) for key, array in value.items()]
+    if isinstance(value, list) and _arrays(value):
+        return "list", [("", array) for array in value]
+    if isinstance(value, dict) and _arrays(value.values()):
+        return "dict", list(value.items())
+    return "none", []
+
+
+_MADE_OF: dict[str, Callable[[list[tuple[str, NDArray[np.generic]]]], object]] = {
+    "record": lambda items: ArrayRecord({key: Array(np.asarray(a)) for key, a in items}),
+    "list": lambda items: [array for _, array in items],
+    "dict": dict,
+}
 
 
 def _arrays(values: Any) -> bool:

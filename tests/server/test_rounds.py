@@ -64,13 +64,14 @@ class Ran:
     progress: list
 
 
-def run(grid, **changes):
+def run(grid, on_round=lambda *_: None, **changes):
     """The model after all rounds, each round, and what was needed to go on after it."""
     rounds, progress = [], []
 
-    def on_round(done, then):
+    def note(done, then):
         rounds.append(done)
         progress.append(then)
+        on_round(done, then)
 
     settings = {
         "initial": INITIAL,
@@ -80,7 +81,7 @@ def run(grid, **changes):
         "now_s": grid.now_s,
         "wait": grid.wait,
         "reports": grid.reports,
-        "on_round": on_round,
+        "on_round": note,
     }
     arrays = run_rounds(grid, Federation(**(settings | changes)))
     return Ran(arrays=arrays, rounds=rounds, progress=progress)
