@@ -1,0 +1,147 @@
+"""The coordinator's folder of keys, and the tickets it gives to new devices."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from protos.device_pb2 import Ticket
+from protos.trust import PROTOCOL, Role, holder_of, require_valid
+from scheduler.errors import BadFile, BadInput
+from scheduler.files import read_bytes
+
+from .identity import DAY_S, Identity, issue_new, make_authority
+
+AUTHORITY, COORDINATOR, TASKS = "authority", "coordinator", "tasks"
+AUTHORITY_S = 10 * 365 * DAY_S
+COORDINATOR_S = 2 * 365 * DAY_S
+DEVICE_S = 365 * DAY_S
+SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keyring:
+    """Who a coordinator is: the authority, its own server certificate, and the one that signs tasks."""
+
+    authority: Identity
+    coordinator: Identity
+    tasks: Identity
+
+    def require_valid(self, now_s: float) -> None:
+        """Raise Untrusted when one of the certificates has expired or is of another authority."""
+        for identity in (self.coordinator, self.tasks):
+            require_valid(identity.certificate, self.authority.certificate, now_s)
+
+
+def make_keys(folder: Path, *, now_s: float) -> Identity:
+    """A new authority and its key for signing tasks. Raises BadInput where there is one already."""
+    if (folder / f"{AUTHORITY}.pem").exists():
+        raise BadInput(
+            f"{folder} has an authority; its devices would not know another. Choose another folder"
+        )
+    authority = make_authority("fedpoet", now_s=now_s, valid_s=AUTHORITY_S)
+    tasks = issue_new(authority, Role.TASKS, "tasks", now_s=now_s, valid_s=COORDINATOR_S)
+    write_identity(folder, TASKS, tasks)
+    write_identity(folder, AUTHORITY, authority)  # last: with it the folder is complete
+    return authority
+
+
+def make_coordinator(folder: Path, hosts: Sequence[str], *, now_s: float) -> Identity:
+    """A certificate for the server under these names and addresses, and a fresh one for tasks."""
+    if not hosts:
+        raise BadInput("name the host under which devices reach the coordinator: --host NAME")
+    authority = read_identity(folder, AUTHORITY)
+    coordinator = issue_new(
+        authority, Role.COORDINATOR, hosts[0], now_s=now_s, valid_s=COORDINATOR_S, hosts=hosts
+    )
+    write_identity(
+        folder,
+        TASKS,
+        issue_new(authority, Role.TASKS, "tasks", now_s=now_s, valid_s=COORDINATOR_S),
+    )
+    write_identity(folder, COORDINATOR, coordinator)
+    return coordinator
+
+
+def read_keys(folder: Path) -> Keyring:
+    """The keys of a folder. Raises BadFile, with what to do, when one is missing or damaged."""
+    return Keyring(
+        authority=read_identity(folder, AUTHORITY),
+        coordinator=read_identity(folder, COORDINATOR),
+        tasks=read_identity(folder, TASKS),
+    )
+
+
+def make_ticket(
+    authority: Identity, *, now_s: float, valid_s: float, random_bytes: Callable[[int], bytes]
+) -> Ticket:
+    """A ticket to enroll one device, until it expires; the store has to be told of it."""
+    secret = random_bytes(SECRET_BYTES)
+    enrollment = issue_new(
+        authority, Role.ENROLLMENT, ticket_name(secret), now_s=now_s, valid_s=valid_s
+    )
+    return Ticket(
+        protocol=PROTOCOL,
+        authority=authority.certificate.public_bytes(serialization.Encoding.DER),
+        certificate=enrollment.certificate.public_bytes(serialization.Encoding.DER),
+        private_key=enrollment.key.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+        secret=secret,
+        expires_at_s=now_s + valid_s,
+    )
+
+
+def ticket_name(secret: bytes) -> str:
+    """The name of a ticket and of its certificate, from which the secret cannot be told."""
+    return hashlib.sha256(secret).hexdigest()[:32]
+
+
+def write_identity(folder: Path, name: str, identity: Identity) -> None:
+    """NAME.pem and NAME.key in a folder that only its owner can read; each is written whole."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _write(folder / f"{name}.key", identity.key_pem, 0o600)
+        _write(folder / f"{name}.pem", identity.certificate_pem, 0o644)
+    except OSError as error:
+        raise BadFile(f"cannot write keys to {folder}: {error.strerror}") from error
+
+
+def read_identity(folder: Path, name: str) -> Identity:
+    """What `write_identity` wrote. Raises BadFile when it is missing, damaged, or not one pair."""
+    path = folder / f"{name}.key"
+    if not path.exists():
+        command = "init" if name == AUTHORITY else "coordinator"
+        raise BadFile(f"no {path}; make it with: fedpoet keys {command}")
+    try:
+        key = serialization.load_pem_private_key(read_bytes(path), password=None)
+        certificate = x509.load_pem_x509_certificate(read_bytes(folder / f"{name}.pem"))
+    except (ValueError, TypeError) as error:
+        raise BadFile(f"{path} or its certificate is damaged: {error}") from error
+    if (
+        not isinstance(key, ec.EllipticCurvePrivateKey)
+        or certificate.public_key() != key.public_key()
+    ):
+        raise BadFile(f"{path} is not the key of {name}.pem beside it")
+    holder_of(certificate)
+    return Identity(certificate=certificate, key=key)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
