@@ -15,7 +15,7 @@ from scheduler import Plan, load_device
 from scheduler.errors import BadFile, RunFailed
 
 from .asked import settings_from
-from .node import DeviceLoader, Node, PreparedSteps, Settings, WorkloadLoader
+from .node import BY_PLAN, DeviceLoader, Node, PreparedSteps, Settings, Training, WorkloadLoader
 from .outbox import Update, failure
 from .workload import load_workload
 
@@ -26,10 +26,12 @@ def build_client_app(
     cache: PreparedSteps | None = None,
     load: WorkloadLoader = load_workload,
     device: DeviceLoader = load_device,
+    training: Training = BY_PLAN,
 ) -> ClientApp:
     """A ClientApp. `cache` keeps prepared steps for all nodes that this process plays.
 
     `load` and `device` find the workload and the device profile of a node's settings by their names.
+    `training` is how the nodes train.
     """
     prepared: PreparedSteps = {} if cache is None else cache
     load_once = functools.cache(load)
@@ -38,7 +40,7 @@ def build_client_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         try:
-            node = Node(settings_of(context), prepared, load_once, device)
+            node = Node(settings_of(context), prepared, load_once, device, training)
             update = _train(message, context, node)
         except Exception as error:
             # Flower sends the text of an exception to the coordinator: only what `failure` allows.
@@ -49,8 +51,8 @@ def build_client_app(
 
 
 def _train(message: Message, context: Context, node: Node) -> Update:
-    prepared = node.prepare(_known_plan(context))
-    context.state[PLAN] = ConfigRecord({"plan": encode_plan(prepared.solution.plan)})
+    if (plan := node.ready(_known_plan(context))) is not None:
+        context.state[PLAN] = ConfigRecord({"plan": encode_plan(plan)})
     (record,) = message.content.array_records.values()
     (config,) = message.content.config_records.values()
     arrays = {name: array.numpy() for name, array in record.items()}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ import torch
 from scheduler import DeviceProfile, Plan, PlanCache, load_device
 from scheduler.errors import InvalidPlan
 
+from .batch import Batch
 from .outbox import Arrays, Update, manifest, seal
 from .page_store import unused_path
 from .prepare import Prepared, planned, pose
@@ -66,6 +68,47 @@ def plan_key(settings: Settings) -> PlanKey:
     )
 
 
+class Training(Protocol):
+    """How a node trains: by its plan, or in another way that gives the same bits."""
+
+    def ready(self, node: Node, known: Plan | None) -> Plan | None:
+        """Get ready to train; returns the plan that the node should keep for later, if there is one.
+
+        `known` is a plan kept from before. Raises what `Node.prepare` raises.
+        """
+
+    def run(
+        self,
+        node: Node,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterable[Batch],
+    ) -> TrainReport:
+        """Train the model on the batches, one step each. Raises what `train` raises."""
+
+
+class ByPlan:
+    """Training as a device does it: step by step as its plan says."""
+
+    def ready(self, node: Node, known: Plan | None) -> Plan | None:
+        """Find or make the node's plan."""
+        return node.prepare(known).solution.plan
+
+    def run(
+        self,
+        node: Node,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterable[Batch],
+    ) -> TrainReport:
+        """Train within the plan's budget."""
+        store_path = unused_path(node.settings.page_dir)
+        return train(node.prepare(), model, optimizer, batches, store_path)
+
+
+BY_PLAN = ByPlan()
+
+
 class Node:
     """A device that takes part: settings, its data, and its prepared training step."""
 
@@ -75,9 +118,10 @@ class Node:
         cache: PreparedSteps,
         load: WorkloadLoader = load_workload,
         device: DeviceLoader = load_device,
+        training: Training = BY_PLAN,
     ) -> None:
         self.settings = settings
-        self._cache = cache
+        self._cache, self._training = cache, training
         self.workload = with_training(
             load(settings.workload),
             batch_size=settings.batch_size,
@@ -95,9 +139,13 @@ class Node:
             self._cache[key] = self._prepare(known)
         return self._cache[key]
 
+    def ready(self, known: Plan | None = None) -> Plan | None:
+        """Get ready to train; returns the plan to keep for later, if there is one."""
+        return self._training.ready(self, known)
+
     def train(self, arrays: Arrays, round_number: int) -> Update:
         """Train the model given as arrays for the local epochs and seal what came of it."""
-        prepared = self.prepare()
+        self.ready()
         examples = self.workload.training_examples(self.settings.partition)
         with torch.random.fork_rng(devices=[]):
             order, torch_seed = _generators(self.settings, round_number)
@@ -107,13 +155,8 @@ class Node:
             allowed = manifest(get_arrays(model))
             optimizer = self.workload.optimizer(model.parameters())
             model.train()
-            report = train(
-                prepared,
-                model,
-                optimizer,
-                batches(examples, self.workload, order),
-                unused_path(self.settings.page_dir),
-            )
+            steps = batches(examples, self.workload, order)
+            report = self._training.run(self, model, optimizer, steps)
         return seal(get_arrays(model), self._metrics(report, examples), allowed)
 
     def _prepare(self, known: Plan | None) -> Prepared:
@@ -148,13 +191,12 @@ class Node:
             "train-loss": report.mean_loss,
             "ram-budget-bytes": report.ram_budget_bytes,
             "predicted-peak-bytes": report.predicted_peak_bytes,
-            "measured-peak-bytes": report.measured_peak_bytes,
             "time-s": report.time_s,
             "energy-j": report.energy_j,
             "paged-out-bytes": report.paged_out_bytes,
             "paged-in-bytes": report.paged_in_bytes,
             "recomputed-runs": report.recomputed,
-        }
+        } | ({"measured-peak-bytes": peak} if (peak := report.measured_peak_bytes) else {})
 
 
 def _generators(settings: Settings, round_number: int) -> tuple[np.random.Generator, int]:
