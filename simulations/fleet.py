@@ -11,6 +11,7 @@ from scheduler import DeviceProfile
 
 FIRST_NODE = 100  # node ids are given in the order of the devices
 
+Nodes = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -142,7 +143,7 @@ class Columns:
     is virtual time plus `utc_offset_s`. `drop_out` is the probability to leave in the middle of a round.
     """
 
-    node: Ints
+    node: Nodes
     kind: NDArray[np.int32]
     partition: Ints
     ram_bytes: Ints
@@ -183,7 +184,7 @@ class Fleet(Columns):
         """Devices of each kind, [kinds]."""
         return np.bincount(self.kind, minlength=len(self.kinds)).astype(np.int64)
 
-    def rows(self, node: Ints) -> Ints:
+    def rows(self, node: Nodes) -> Ints:
         """Rows of these nodes, which must be of the fleet."""
         return np.searchsorted(self.node, node).astype(np.int64)
 
@@ -225,7 +226,7 @@ def plain_fleet(
         name=name,
         seed=seed,
         kinds=kinds,
-        node=first_node + np.arange(count, dtype=np.int64),
+        node=np.arange(first_node, first_node + count, dtype=np.uint64),
         kind=at,
         partition=np.arange(count, dtype=np.int64),
         ram_bytes=np.array([k.ram_bytes for k in kinds], dtype=np.int64)[at],

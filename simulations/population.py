@@ -28,9 +28,11 @@ from .fleet import (
     Link,
     Split,
     Thermal,
+    Traces,
     Window,
 )
 from .fleet_file import FleetFile, KindTable, Number, WindowTable, read_fleet
+from .traces import joined, read_availability, read_capacity
 
 # What differs from device to device, each from a generator of its own: a new column changes no other.
 COLUMNS: dict[str, Callable[[KindTable], Number]] = {
@@ -75,19 +77,23 @@ def load_fleet(
         )
     tables = list(file.kinds.values())
     group = _interleaved(apportioned(count, [k.share for k in tables]))
-    kinds, kind = _kinds(file, Path(spec).parent, group, seed)
+    folder = Path(spec).parent
+    kinds, kind = _kinds(file, folder, group, seed)
+    columns = _columns(tables, group, seed)
+    trace, traces = _traces(tables, folder, group, columns)
     return Fleet(
         name=name,
         seed=seed,
         kinds=kinds,
-        node=FIRST_NODE + np.arange(count, dtype=np.int64),
+        node=np.arange(FIRST_NODE, FIRST_NODE + count, dtype=np.uint64),
         kind=kind,
         partition=_partitions(count, split.partitions, _chance(seed, _PARTITIONS)),
         ram_bytes=np.array([k.ram_bytes for k in kinds], dtype=np.int64)[kind],
-        trace=np.full(count, -1, dtype=np.int32),
+        trace=trace,
+        traces=traces,
         split=split,
         options=tuple(file.server.items()),
-        **cast(dict[str, Any], _columns(tables, group, seed)),
+        **cast(dict[str, Any], columns),
     )
 
 
@@ -130,6 +136,30 @@ def _columns(tables: list[KindTable], group: NDArray[np.int32], seed: int) -> di
             columns[name][rows] = spread(table).draw(len(rows), _chance(seed, number, position))
     columns["utc_offset_s"] = columns.pop("utc_offset_h") * 3600.0
     return columns
+
+
+def _traces(
+    tables: list[KindTable], folder: Path, group: NDArray[np.int32], columns: dict[str, Floats]
+) -> tuple[NDArray[np.int32], Traces | None]:
+    """Recorded devices in place of drawn ones: each row has its trace, the first again after the last.
+
+    Recorded capacity goes into the columns: links as they were, slowness times the kind's own.
+    """
+    trace = np.full(len(group), -1, dtype=np.int32)
+    read: list[Traces] = []
+    for position, table in enumerate(tables):
+        rows = np.flatnonzero(group == position)
+        if table.traces.availability:
+            own = read_availability(folder / table.traces.availability)
+            trace[rows] = sum(map(len, read)) + np.arange(len(rows)) % len(own)
+            read.append(own)
+        if table.traces.capacity:
+            slowness, bytes_per_s = read_capacity(folder / table.traces.capacity)
+            client = np.arange(len(rows)) % len(slowness)
+            columns["slowness"][rows] *= slowness[client]
+            columns["down_bytes_per_s"][rows] = bytes_per_s[client]
+            columns["up_bytes_per_s"][rows] = bytes_per_s[client]
+    return trace, joined(read)
 
 
 def _chance(seed: int, *what: int) -> np.random.Generator:
