@@ -57,6 +57,13 @@ def train(
     ] = None,
     no_cache: CacheOption = False,
     measured: MeasuredOption = False,
+    mapped: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from this safetensors file, for a model larger than the RAM; --out is then the "
+            "folder that model and optimizer state are saved to, and that has the page store meanwhile."
+        ),
+    ] = None,
 ) -> None:
     """Train a workload on this machine by its plan, within a RAM budget."""
     import torch
@@ -68,13 +75,18 @@ def train(
     from scheduler.view.rows import lines
 
     from .costs import measured_costs, profile_costs
-    from .figures import energy_text
-    from .local import train_locally
+    from .figures import energy_text, peak_text
+    from .local import Files, train_locally
     from .meter import find_meter
     from .state import get_arrays
     from .workload import load_workload, with_training
 
-    if out is not None:
+    files = None
+    if mapped is not None:
+        if out is None or not out.is_dir():
+            raise BadInput("--mapped needs --out FOLDER, one that exists")
+        files = Files(start=mapped, trained=out)
+    elif out is not None:
         require_target(out)
 
     torch.set_num_threads(1)  # the order of summation, and so the last digit, depends on it
@@ -92,8 +104,9 @@ def train(
             cache=None if no_cache else PlanCache(folder=default_cache_folder()),
             costing=measured_costs if measured else profile_costs,
             meter=find_meter(),
+            files=files,
         )
-    if out is not None:
+    if out is not None and files is None:
         write_atomically(out, save(get_arrays(outcome.model)))
     report = outcome.report
     show_solution(outcome.prepared.solution, outcome.prepared.problem)
@@ -107,7 +120,7 @@ def train(
                 *((f"test {name}", f"{value:.4f}") for name, value in outcome.scores.items()),
                 ("RAM budget", f"{report.ram_budget_bytes:,} bytes"),
                 ("predicted peak", f"{report.predicted_peak_bytes:,} bytes"),
-                ("measured peak", f"{report.measured_peak_bytes:,} bytes"),
+                ("measured peak", peak_text(report)),
                 ("energy", energy_text(report)),
             )
         )

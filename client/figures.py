@@ -40,6 +40,13 @@ def energy_text(report: TrainReport) -> str:
     return f"{joules:.6g} J by {report.energy_source}"
 
 
+def peak_text(report: TrainReport) -> str:
+    """What torch's allocator held at most, if that was measured."""
+    if not report.measured_peak_bytes:
+        return "not measured: noting every allocation takes RAM too"
+    return f"{report.measured_peak_bytes:,} bytes"
+
+
 def _number(value: float) -> str:
     if isinstance(value, bool):
         return str(value).lower()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,12 +15,24 @@ from scheduler import DeviceProfile, PlanCache
 from scheduler.errors import BadInput
 
 from .costs import Costing, profile_costs
+from .mapped import MODEL_FILE, mapped
 from .meter import NOT_ASKED, Meter, NoMeter
 from .page_store import unused_path
 from .prepare import Prepared, planned, pose
 from .state import score
 from .trainer import TrainReport, train
 from .workload import Workload, batches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """For a model larger than the RAM: the file that it starts from, and the folder it is saved to.
+
+    The folder, which must exist, also has the page store while training runs: it should be on storage.
+    """
+
+    start: Path
+    trained: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +58,21 @@ def train_locally(
     cache: PlanCache | None = None,
     costing: Costing = profile_costs,
     meter: Meter | NoMeter = NOT_ASKED,
+    files: Files | None = None,
 ) -> LocalOutcome:
     """Train a fresh model on one partition; `on_step` gets steps done, steps in all, and the loss.
 
     A plan that `cache` knows is not searched for again. `costing` is `pose`'s, `meter` is `train`'s.
+    With `files`, the model is never in RAM as a whole: it starts from one file, and the model that
+    comes back has its tensors in another.
 
-    Raises what `prepare` and `train` raise. torch's global generator is left as it was.
+    Raises what `prepare`, `train` and `mapped` raise. torch's global generator is left as it was.
     """
     if not 0 <= seed < 2**63:
         raise BadInput(f"seed must be 0 or more and less than 2**63, not {seed}")
+    build = workload.model
+    if files is not None:
+        workload = replace(workload, model=partial(mapped, build, files.start))
     posed = pose(
         workload,
         device,
@@ -80,10 +100,13 @@ def train_locally(
                 model,
                 optimizer,
                 batches(examples, workload, np.random.default_rng(seed)),
-                unused_path(None),
+                unused_path(None if files is None else files.trained),
                 stepped,
                 meter,
+                None if files is None else files.trained,
             )
+        if files is not None:
+            model = mapped(build, files.trained / MODEL_FILE)
         scores = score(workload, model, workload.test())
     return LocalOutcome(model=model, prepared=prepared, report=report, scores=scores)
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from scheduler.errors import BadInput
 from .batch import Batch
 from .charge import StepCharge, step_charge
 from .interpreter import Interpreter
+from .mapped import SavingInterpreter
 from .meter import NOT_ASKED, Meter, NoMeter, Tally
 from .page_store import PageStore
 from .prepare import Prepared
@@ -29,7 +31,8 @@ class TrainReport:
     `undo_ram_bytes` of the peak are copies in RAM that the plan leaves room for, and
     `undo_written_bytes` were really written; the plan's time and energy do not know of them.
 
-    `measured_peak_bytes` is 0 where nothing was measured: plain PyTorch trained and the plan was charged.
+    `measured_peak_bytes` is 0 where nothing was measured: plain PyTorch trained and the plan was charged,
+    or the model is larger than the RAM.
     `metered_energy_j` is what a real meter counted meanwhile, idle power and other programs included, or
     None without one. `energy_source` says which meter that was, else why it is the profile's estimate.
     """
@@ -54,17 +57,25 @@ class TrainReport:
 
 @contextlib.contextmanager
 def opened(
-    prepared: Prepared, module: nn.Module, optimizer: torch.optim.Optimizer, store_path: Path
+    prepared: Prepared,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    store_path: Path,
+    saved_to: Path | None = None,
 ) -> Iterator[Interpreter]:
-    """An interpreter of the plan, open, with a page store such as the plan's device has."""
+    """An interpreter of the plan, open, with a page store such as the plan's device has.
+
+    With `saved_to`, a SavingInterpreter that saves to that folder.
+    """
     device = prepared.device
+    kind = Interpreter if saved_to is None else partial(SavingInterpreter, folder=saved_to)
     with (
         PageStore(
             store_path,
             capacity_bytes=device.page_store_bytes,
             block_bytes=device.page_block_bytes,
         ) as store,
-        Interpreter(
+        kind(
             prepared.traced,
             prepared.problem,
             prepared.solution.plan,
@@ -84,15 +95,17 @@ def train(
     store_path: Path,
     on_step: Callable[[int, float], None] | None = None,
     meter: Meter | NoMeter = NOT_ASKED,
+    saved_to: Path | None = None,
 ) -> TrainReport:
     """Train on the batches, one step each; `on_step` gets the step's number (from 1) and loss.
 
     The page store is made at `store_path`, where no file may be, and is gone afterwards. A loss that
-    is not finite is reported as it is; training goes on. Raises BadInput for no batch or one of
-    another shape, PageStoreError, BudgetExceeded; steps done before that are kept.
+    is not finite is reported as it is; training goes on. With `saved_to`, the result is files in that
+    folder, as a SavingInterpreter writes them, and no peak is measured. Raises BadInput for no batch or
+    one of another shape, PageStoreError, BudgetExceeded; steps done before that are kept.
     """
     losses: list[float] = []
-    with opened(prepared, module, optimizer, store_path) as step:
+    with opened(prepared, module, optimizer, store_path, saved_to) as step:
         tally = Tally(meter)
         for x, y in batches:
             losses.append(step(x, y))

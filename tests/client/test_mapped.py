@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from benchmarks.prove_ram import ENVIRONMENT
 from client.mapped import (
     MODEL_FILE,
     OPTIMIZER_FILE,
@@ -19,9 +26,11 @@ from client.mapped import (
     tensors_of,
 )
 from client.page_store import PageStore
+from client.workload import batches, load_workload
 from scheduler import page_all
 from scheduler.errors import BadFile, BadInput, PageStoreError
 from tests.client.models import Convolutional
+from tests.client.test_cli import assert_one_line, fedpoet
 from tests.client.twins import outcome, require_same
 
 
@@ -149,3 +158,123 @@ def test_a_buffer_that_no_file_has(tmp_path):
     save_file(Kept().state_dict(), tmp_path / "t")
     with pytest.raises(BadInput, match="scale"):
         mapped(Kept, tmp_path / "t")
+
+
+def plainly(workload, start):
+    """One epoch of plain training from a file, with the seed that the command takes by itself."""
+    torch.manual_seed(0)
+    module = workload.model().train()
+    module.load_state_dict(load_file(start))
+    optimizer = workload.optimizer(module.parameters())
+    losses = []
+    for x, y in batches(workload.examples(0), workload, np.random.default_rng(0)):
+        optimizer.zero_grad()
+        loss = workload.loss(module(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return module, optimizer, losses
+
+
+def test_the_command_trains_from_a_file_into_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    workload = dataclasses.replace(load_workload("digits"), local_epochs=1)
+    start, folder = tmp_path / "start.safetensors", tmp_path / "trained"
+    save_file(workload.model().state_dict(), start)
+    before = start.read_bytes()
+    folder.mkdir()
+    options = ("--workload", "digits", "--epochs", "1", "--ram", "200KB", "--time-limit", "2")
+    done = fedpoet("train", *options, "--mapped", start, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    assert "not measured" in done.stdout
+    module, optimizer, losses = plainly(workload, start)
+    assert f"{losses[-1]:.4f} in the last step" in done.stdout
+    model, state = load_file(folder / MODEL_FILE), load_file(folder / OPTIMIZER_FILE)
+    assert model.keys() == module.state_dict().keys()
+    assert all(torch.equal(model[name], value) for name, value in module.state_dict().items())
+    kept = {
+        f"{name}.{key}": value
+        for name, parameter in module.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+    assert state.keys() == kept.keys()
+    assert all(torch.equal(state[name], value) for name, value in kept.items())
+    assert sorted(p.name for p in folder.iterdir()) == [MODEL_FILE, OPTIMIZER_FILE]
+    assert start.read_bytes() == before
+
+
+def test_the_command_says_what_is_missing(tmp_path):
+    start = tmp_path / "start.safetensors"
+    for out in ((), ("--out", tmp_path / "none")):
+        done = fedpoet("train", "--workload", "digits", "--mapped", start, *out)
+        assert_one_line(done, 2, "--mapped needs --out FOLDER")
+    done = fedpoet("train", "--workload", "digits", "--mapped", start, "--out", tmp_path)
+    assert_one_line(done, 2, "start.safetensors", "cannot be read")
+    assert list(tmp_path.iterdir()) == []
+
+
+DEEP = """
+import torch
+from torch import nn
+from client.workload import Examples, Workload
+
+def model():
+    layers = [m for _ in range(6) for m in (nn.Linear(1024, 1024), nn.ReLU())]
+    return nn.Sequential(*layers, nn.Linear(1024, 10))
+
+def data(_):
+    return Examples(x=torch.ones(16, 1024), y=torch.arange(16) % 10)
+
+deep = Workload(
+    name="deep", model=model, loss=nn.functional.cross_entropy, optimizer=torch.optim.Adam,
+    partitions=1, data=data, test=lambda: data(0), batch_size=8, local_epochs=1,
+)
+"""
+LIMITED = """
+import resource, sys, time
+import rich, typer
+from benchmarks.prove_child import data_bytes
+from client.local import train_locally
+from client.overhead import tiny_step, tiny_step_s
+from simulations.cli import main
+
+tiny_step_s(*tiny_step(), time.perf_counter)  # loads what tracing and training load
+limit = data_bytes() + int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts what is used on Linux only")
+def test_the_command_trains_what_the_system_has_no_ram_for(tmp_path):
+    """Planned before and cached: the solver, which needs RAM of its own, does not run under the limit."""
+    (tmp_path / "own.py").write_text(DEEP)
+    workload = load_workload(f"{tmp_path / 'own.py'}:deep")
+    start, folder = tmp_path / "start.safetensors", tmp_path / "trained"
+    save_file(workload.model().state_dict(), start)
+    folder.mkdir()
+    arguments = ("train", "--workload", f"{tmp_path / 'own.py'}:deep", "--epochs", "1")
+    arguments += ("--ram", "30MB", "--time-limit", "1")
+    environment = {**os.environ, **ENVIRONMENT, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def run(limit_bytes, *more):
+        return subprocess.run(
+            [sys.executable, "-c", LIMITED, str(limit_bytes), *arguments, *map(str, more)],
+            env=environment,
+            check=False,
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+        )
+
+    between = ("--mapped", start, "--out", folder)
+    done = run(10**10, *between)
+    assert done.returncode == 0, done.stderr
+    first = (folder / MODEL_FILE).read_bytes()
+    (folder / MODEL_FILE).unlink()
+    enough = 30_000_000 + 16 * 2**20
+    done = run(enough, *between)
+    assert done.returncode == 0, done.stderr
+    assert (folder / MODEL_FILE).read_bytes() == first
+    assert "allocate memory" in run(enough).stderr
