@@ -20,7 +20,13 @@ from scheduler.errors import BadFile, BadInput, FedpoetError, UnknownName
 Parameters = ParamSpec("Parameters")
 Made = TypeVar("Made")
 
-BUILT_IN = {"watch": "client.workloads.watch", "digits": "client.workloads.digits"}
+BUILT_IN = {
+    "watch": "client.workloads.watch",
+    "digits": "client.workloads.digits",
+    "phone-har": "client.workloads.phone_har",
+    "keyword": "client.workloads.keyword",
+    "next-word": "client.workloads.next_word",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,7 @@ class Workload:
 
 
 def load_workload(spec: str) -> Workload:
-    """The workload named by `watch`, `digits` or `path.py:name`.
+    """The workload of a name in BUILT_IN, or of `path.py:name`.
 
     `name` is a Workload at module level, or a function without arguments that returns one. Raises
     UnknownName for a name that is neither, and BadFile for a file that cannot be read or run. The
