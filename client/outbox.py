@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
@@ -130,6 +130,7 @@ class Shape:
         return f"{self.dtype}{list(self.dims)}"
 
 
+Sent = TypeVar("Sent", bound=Message)
 Manifest = Mapping[str, Shape]
 """The model's arrays by name: the only ones that may leave."""
 
@@ -171,7 +172,7 @@ def failure(error: Exception) -> str:
     return f"{type(error).__name__} on the device; its log says more"
 
 
-def released(message: Message) -> Message:
+def released(message: Sent) -> Sent:
     """The message, if all of it is on the list EGRESS. Raises Refused with what is not."""
     kind = message.DESCRIPTOR.name
     if message.DESCRIPTOR.file.package != "fedpoet.v1" or kind not in EGRESS:

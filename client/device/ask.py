@@ -113,9 +113,14 @@ def blob_record(task: str) -> str:
     return f"blob-{task}"
 
 
-def plan_record(key: str) -> str:
-    """A plan made before, for a prepared step with this key."""
-    return f"plan-{key}"
+def plan_record(workload_digest: str) -> str:
+    """The plan made last for a workload."""
+    return f"plan-{workload_digest}"
+
+
+def decline_record(task: str) -> str:
+    """A DeclineRequest that is to be sent."""
+    return f"decline-{task}"
 
 
 def lost_record(task: str) -> str:

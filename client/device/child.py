@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import BinaryIO, NoReturn
 
 from client.asked import settings_from
-from client.node import Node, PreparedSteps, Settings, plan_key
+from client.node import Node, PreparedSteps, Settings
 from client.outbox import Update, failure
 from client.state import initial_arrays
 from client.workload import Workload, load_workload
@@ -109,11 +109,11 @@ class Apprentice:
 
     def _prepare(self, node: Node, task: Task) -> None:
         """A plan from before, or the coordinator's hint, saves solving, where it passes `check` here."""
-        key = hashlib.sha256(repr(plan_key(node.settings)).encode()).hexdigest()
-        kept = self._vault.get(ask.plan_record(key))
+        record = ask.plan_record(task.workload_digest.hex())
+        kept = self._vault.get(record)
         prepared = node.prepare(_plan(kept) or _plan(task.plan_hints))
         if (data := encode_plan(prepared.solution.plan)) != kept:
-            self._vault.put(ask.plan_record(key), data)
+            self._vault.put(record, data)
 
     def _blob(self, update: Update, base: Arrays, task: Task) -> bytes:
         asked = self._owner.compression or str(task.config.get("compression", ""))

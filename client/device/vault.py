@@ -115,6 +115,12 @@ class Vault:
         with _told(self._path(name), "removed"):
             self._path(name).unlink(missing_ok=True)
 
+    def tidy(self) -> None:
+        """Remove what processes left half-written that were killed; nobody else may write meanwhile."""
+        with _told(self.folder, "tidied"):
+            for draft in self.folder.glob(".*"):
+                draft.unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.sealed"
 
