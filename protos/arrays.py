@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,24 @@ def decode_arrays(data: bytes) -> dict[str, NDArray[Any]]:
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a blob in a file, by name in ascending order. Raises BadMessage when it holds none."""
+    return dict(each_array(path))
+
+
+def each_array(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The same one after the other, so that only one has to be in memory."""
     try:
         with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in sorted(file.keys())}
+            for name in sorted(file.keys()):
+                yield name, file.get_tensor(name)
+    except Exception as error:  # as above
+        raise BadMessage(f"not arrays in the safetensors format: {error}") from error
+
+
+def require_arrays(path: Path) -> None:
+    """Raise BadMessage unless a file is a blob of arrays; the arrays themselves are not read."""
+    try:
+        with safe_open(path, framework="np"):
+            pass
     except Exception as error:  # as above
         raise BadMessage(f"not arrays in the safetensors format: {error}") from error
 

@@ -51,6 +51,13 @@ class Identity:
             serialization.NoEncryption(),
         )
 
+    @property
+    def public_key(self) -> bytes:
+        """The public key, DER of SubjectPublicKeyInfo."""
+        return self.key.public_key().public_bytes(
+            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
 
 def new_key() -> ec.EllipticCurvePrivateKey:
     """A private key, drawn by the operating system."""

@@ -101,6 +101,11 @@ def make_ticket(
     )
 
 
+def make_device(authority: Identity, device_id: int, *, now_s: float) -> Identity:
+    """A key and certificate for a device, made here; the store has to be told of it."""
+    return issue_new(authority, Role.DEVICE, str(device_id), now_s=now_s, valid_s=DEVICE_S)
+
+
 def ticket_name(secret: bytes) -> str:
     """The name of a ticket and of its certificate, from which the secret cannot be told."""
     return hashlib.sha256(secret).hexdigest()[:32]

@@ -11,6 +11,7 @@ import typer
 
 from client.cli import register
 from scheduler.cli import run
+from server.cli import register as register_keys
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +20,7 @@ app = typer.Typer(
     help="Federated learning on devices that plan their own training step.",
 )
 register(app)
+register_keys(app)
 
 
 @app.command()

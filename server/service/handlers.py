@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
-    """What the handlers work with. `on_change` is called when a task has ended or a device came."""
+    """What the handlers work with. `on_change` gets the tasks that have ended; none when a device came."""
 
     store: Store
     authority: Identity
@@ -46,7 +46,7 @@ class Around:
     pool: Executor
     now_s: Callable[[], float]
     new_id: Callable[[], int]
-    on_change: Callable[[], None]
+    on_change: Callable[[Collection[bytes]], None]
 
 
 class Handlers:
@@ -154,7 +154,7 @@ class Handlers:
         if not around.presence.reported(device_id):
             self._remember_report(device_id)
         waiting = around.presence.open(device_id)
-        around.on_change()
+        around.on_change(())
         try:
             await self._notices(waiting, set(request.held), send)
         finally:
@@ -231,7 +231,7 @@ class Handlers:
         device_id = _id_of(caller)
         with self._around.gate.stream(device_id):
             receipt = await self._uploads.receive(device_id, take)
-        self._around.on_change()
+        self._around.on_change([receipt.task_id])
         return receipt
 
     async def decline(self, caller: Caller, request: pb.DeclineRequest) -> pb.DeclineReply:
@@ -267,7 +267,7 @@ class Handlers:
         )
         for task_id in ids:
             around.store.blobs.drop_incoming(task_id)
-        around.on_change()
+        around.on_change(ids)
 
     async def _in_thread(self, do: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._around.pool, do)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -51,7 +51,7 @@ class ServiceHost:
         self.presence, self.counts = Presence(), Counts()
         self.port = 0
         self._address, self._new_id = address, new_id
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[Collection[bytes]], None]] = []
         self._loop = asyncio.new_event_loop()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="fedpoet-service")
         self._thread = threading.Thread(
@@ -59,8 +59,8 @@ class ServiceHost:
         )
         self._server: grpc.aio.Server | None = None
 
-    def on_change(self, call: Callable[[], None]) -> None:
-        """Have `call` called, in the service's thread, when a task has ended or a device has come."""
+    def on_change(self, call: Callable[[Collection[bytes]], None]) -> None:
+        """Have `call` called, in the service's thread, with tasks that have ended; none: a device came."""
         self._listeners.append(call)
 
     def tell(self, devices: Iterable[int]) -> None:
@@ -133,9 +133,9 @@ class ServiceHost:
             task.cancel()
         await asyncio.gather(*rest, return_exceptions=True)
 
-    def _changed(self) -> None:
+    def _changed(self, ended: Collection[bytes]) -> None:
         for call in self._listeners:
-            call()
+            call(ended)
 
     def _call(self, coroutine: Coroutine[Any, Any, Result], timeout_s: float) -> Result:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout_s)

@@ -60,6 +60,18 @@ class Entry:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is to be known of a task without reading it."""
+
+    id: bytes
+    device_id: int
+    group_id: str
+    state: str
+    issued_at_s: float
+    expires_at_s: float
+
+
 class Taskbook:
     """All tasks. Every change is one transaction, and on disk when the call returns."""
 
@@ -93,13 +105,13 @@ class Taskbook:
                 found += map(_entry, db.execute(tasks.select().where(some).order_by(tasks.c.id)))
         return found
 
-    def of_group(self, group_id: str) -> dict[bytes, int]:
-        """Device by task, of all tasks of a group that are not forgotten."""
-        query = sa.select(tasks.c.id, tasks.c.device_id).where(
-            tasks.c.group_id == group_id, tasks.c.forgotten.is_(False)
-        )
+    def kept(self) -> list[Kept]:
+        """All tasks that are not forgotten, in the order in which they were issued."""
+        columns = [tasks.c[name] for name in Kept.__slots__]
+        query = sa.select(*columns).where(tasks.c.forgotten.is_(False))
         with self._engine.connect() as db:
-            return {row.id: row.device_id for row in db.execute(query.order_by(tasks.c.id))}
+            rows = db.execute(query.order_by(tasks.c.issued_at_s, tasks.c.id))
+            return [Kept(**{n: getattr(row, n) for n in Kept.__slots__}) for row in rows]
 
     def open_for(self, device_id: int, now_s: float) -> dict[bytes, SignedTask]:
         """Tasks of a device that are open and have not expired, the oldest first."""

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from protos.arrays import require_arrays
 from protos.blobs import Arriving, Blob
 from protos.device_pb2 import Chunk, Receipt, UpdateHeader, UpdatePart
 from protos.values import from_numbers
@@ -105,13 +107,16 @@ class Uploads:
             await self._in_thread(file.close)
 
     def _finish(self, header: UpdateHeader, arriving: Arriving, file: BinaryIO) -> Receipt:
+        blobs = self._store.blobs
         try:
             arriving.finish()
+            file.flush()
+            require_arrays(Path(file.name))
         except BadMessage:
             if arriving.offset_bytes == arriving.blob.size_bytes:
-                self._store.blobs.drop_incoming(header.task_id)  # whole, and not what was announced
+                blobs.drop_incoming(header.task_id)  # all of it came, and it is of no use
             raise
-        self._store.blobs.complete(header.task_id, header.digest, file)
+        blobs.complete(header.task_id, header.digest, file)
         return self._store.tasks.receive(header, self._now_s())
 
     async def _next(self, take: Taken, upload: Upload, until_s: float) -> UpdatePart | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import secrets
 import threading
 import time
@@ -11,22 +12,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from protos import device_pb2 as pb
 from protos import device_pb2_grpc
+from protos.arrays import encode_arrays
 from protos.blobs import Blob, blob_of, chunks
 from protos.tasks import Task, encode_task, open_task, sign_task
-from protos.trust import PROTOCOL, Role
-from server.identity import Identity, issue_new
-from server.keyring import Keyring, make_coordinator, make_keys, read_keys
+from protos.trust import PROTOCOL
+from server.identity import Identity
+from server.keyring import Keyring, make_coordinator, make_device, make_keys, read_keys
 from server.service.host import ServiceHost
 from server.service.limits import Limits
 from server.service.store import Store, open_store
 from server.service.taskbook import NewTask
 
-DAY_S = 86_400.0
 REPORT = pb.Capabilities(
     profile="raspberry-pi-4b",
     device_kind="test",
@@ -73,15 +74,9 @@ def hosted(
 def enrolled(store: Store, keys: Keyring, label: str = "device") -> tuple[int, Identity]:
     """A device whose certificate was made by hand."""
     device_id, now_s = new_id(), time.time()
-    identity = issue_new(keys.authority, Role.DEVICE, str(device_id), now_s=now_s, valid_s=DAY_S)
-    store.roster.add(device_id, label, public_der(identity), identity.certificate, now_s)
+    identity = make_device(keys.authority, device_id, now_s=now_s)
+    store.roster.add(device_id, label, identity.public_key, identity.certificate, now_s)
     return device_id, identity
-
-
-def public_der(identity: Identity) -> bytes:
-    return identity.key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
 
 
 def channel(port: int, keys: Keyring, identity: Identity | None) -> grpc.Channel:
@@ -155,8 +150,6 @@ def parts(
     task_id: bytes, data: bytes, offset_bytes: int = 0, chunk_bytes: int = 2**18, **metrics
 ) -> Iterator[pb.UpdatePart]:
     """The messages of an update, from an offset on."""
-    import io
-
     file = io.BytesIO(data)
     blob = blob_of(file)
     numbers = {
@@ -174,6 +167,11 @@ def parts(
     )
     for chunk in chunks(file, offset_bytes=offset_bytes, chunk_bytes=chunk_bytes):
         yield pb.UpdatePart(chunk=chunk)
+
+
+def update_blob(values: int = 100, seed: int = 0) -> bytes:
+    """An update of one array."""
+    return encode_arrays({"w": np.random.default_rng(seed).random(values)})
 
 
 def push(host: ServiceHost, device_id: int, model: bytes = b"model" * 1000, **change) -> Task:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-from protos import device_pb2 as pb
-from tests.server.service.peers import REPORT, hosted, peer, push, refused
+from tests.server.service.peers import peer, push, update_blob
 
 
 def test_a_round(host):
@@ -15,7 +12,7 @@ def test_a_round(host):
         task = device.next_task(waiting)
         assert task == pushed
         assert device.fetch(task) == b"model" * 1000
-        update = os.urandom(700_000)
+        update = update_blob(values=100_000)
         receipt = device.send(task.task_id, update, **{"num-examples": 12, "train-loss": 0.1})
         entry = host.store.tasks.find(task.task_id)
         assert entry.receipt == receipt

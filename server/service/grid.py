@@ -1,0 +1,285 @@
+"""The device service as a Flower Grid: messages become tasks, stored updates become replies."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app.error import Error
+from flwr.app.message import make_message
+from flwr.app.metadata import Metadata
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+
+from protos.arrays import each_array, write_arrays
+from protos.blobs import Blob
+from protos.device_pb2 import Capabilities
+from protos.tasks import TASK_ID_BYTES, Task, encode_task, sign_task
+from protos.values import from_numbers
+from scheduler.errors import BadInput, BadMessage
+from server.reports import Reports
+
+from .host import ServiceHost
+from .taskbook import Entry, NewTask, State
+
+TASK_ID = 1  # Flower's, of which a coordinator has one
+MOST_S = threading.TIMEOUT_MAX
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A message under way or answered, and not forgotten. `group_id` is Flower's: the round's number."""
+
+    message_id: str
+    node: int
+    group_id: str
+    asked_s: float
+
+
+class ServiceGrid(Grid):
+    """What the round engine talks to when devices come over the device service.
+
+    A message's id is its task's. Tasks and updates are in the host's store, so that a process that is
+    killed finds them there again: `asked` lists them, and replies can be pulled again until `forget`.
+    `workload_digest` is that of protos.tasks. `plan_hints` gives a device's plan, or nothing.
+    `random_bytes` draws ids of tasks. Used by one thread.
+    """
+
+    def __init__(
+        self,
+        host: ServiceHost,
+        *,
+        run_id: int,
+        workload: str,
+        workload_digest: bytes,
+        random_bytes: Callable[[int], bytes],
+        plan_hints: Callable[[int], bytes] = lambda _: b"",
+    ) -> None:
+        self._host, self._store, self._run_id = host, host.store, run_id
+        self._workload, self._workload_digest = workload, workload_digest
+        self._random_bytes, self._plan_hints = random_bytes, plan_hints
+        self._changed = threading.Condition()
+        self._expires_s: dict[bytes, float] = {}  # of tasks without a reply that was pulled
+        self._answered: set[bytes] = set()  # those of them that have ended
+        TaskIdentity.task_id, TaskIdentity.run_id = TASK_ID, run_id
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
+        host.on_change(self._note)
+        for kept in self._store.tasks.kept():
+            self._expires_s[kept.id] = kept.expires_at_s
+            if kept.state != State.OPEN:
+                self._note([kept.id])
+
+    def set_run(self, run: Any) -> None:
+        """The device service has one run; there is nothing to set."""
+
+    @property
+    def run(self) -> Any:
+        """No run of a SuperLink stands behind the device service."""
+        raise NotImplementedError("the device service has no run of a SuperLink")
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a device."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Ids of the devices that wait for work now, in ascending order."""
+        return list(self._host.presence.there())
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Make a task of each message; all are on disk when this returns. Raises BadInput."""
+        models: dict[int, Blob] = {}  # strategies put one record into all messages
+        new: list[NewTask] = []
+        for message in messages:
+            record = _only(message.content.array_records, "array record")
+            if id(record) not in models:
+                models[id(record)] = self._keep(record)
+            new.append(self._task(message, models[id(record)]))
+        self._store.tasks.push(new)
+        with self._changed:
+            self._expires_s |= {n.task.task_id: n.task.expires_at_s for n in new}
+        self._host.tell(n.task.device_id for n in new)
+        return [n.task.task_id.hex() for n in new]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that have come, each once; an error for a task that was declined or has expired."""
+        now_s = self._host.now_s()
+        with self._changed:
+            due = {t for t, expires_s in self._expires_s.items() if expires_s < now_s}
+            ready = (self._answered | due) & {bytes.fromhex(i) for i in message_ids}
+            for task_id in ready:
+                del self._expires_s[task_id]
+            self._answered -= ready
+        entries = self._store.tasks.entries(ready)
+        late = [e.task.task_id for e in entries if e.state is State.OPEN]
+        self.withdraw([task_id.hex() for task_id in late])
+        return [self._reply(entry) for entry in entries]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push, and pull until all replies are there or `timeout` seconds have passed."""
+        until_s = time.monotonic() + (MOST_S if timeout is None else timeout)
+        missing = set(self.push_messages(messages))
+        replies: list[Message] = []
+        while True:
+            found = list(self.pull_messages(missing))
+            replies += found
+            missing -= {m.metadata.reply_to_message_id for m in found}
+            left_s = until_s - time.monotonic()
+            if not missing or left_s <= 0:
+                return replies
+            self.wait(left_s, len(missing))
+
+    def wait(self, seconds: float, replies: int) -> None:
+        """Until so many replies can be pulled or a task expires, at most so long."""
+        with self._changed:
+            if self._expires_s:
+                seconds = min(seconds, min(self._expires_s.values()) - self._host.now_s())
+            self._changed.wait_for(
+                lambda: len(self._answered) >= replies, timeout=min(max(0.0, seconds), MOST_S)
+            )
+
+    def reports(self) -> Reports:
+        """What the devices that wait for work said of themselves last."""
+        there = self._host.presence.there()
+        said = list(there.values())
+        return Reports(
+            node=np.array(list(there), dtype=np.uint64),
+            charging=np.array([c.charging for c in said], dtype=np.bool_),
+            idle=np.array([c.idle for c in said], dtype=np.bool_),
+            unmetered=np.array([c.unmetered for c in said], dtype=np.bool_),
+            battery=np.array(
+                [c.battery if c.HasField("battery") else 1.0 for c in said], dtype=np.float64
+            ),
+            free_ram_bytes=np.array(
+                [min(c.free_ram_bytes, c.ram_budget_bytes) for c in said], dtype=np.int64
+            ),
+            can_train=np.array([self._can_train(c) for c in said], dtype=np.bool_),
+        )
+
+    def asked(self) -> tuple[Asked, ...]:
+        """All messages that were pushed and not forgotten, by this process or one before it."""
+        return tuple(
+            Asked(
+                message_id=kept.id.hex(),
+                node=kept.device_id,
+                group_id=kept.group_id,
+                asked_s=kept.issued_at_s,
+            )
+            for kept in self._store.tasks.kept()
+        )
+
+    def withdraw(self, message_ids: Collection[str]) -> None:
+        """No replies are wanted any more for those of these messages that have none; devices are told."""
+        ids = [bytes.fromhex(i) for i in message_ids]
+        if not ids:
+            return
+        self._store.tasks.withdraw(ids, self._host.now_s())
+        with self._changed:
+            for task_id in ids:
+                self._expires_s.pop(task_id, None)
+            self._answered.difference_update(ids)
+        self._host.tell(e.task.device_id for e in self._store.tasks.entries(ids))
+
+    def forget(self, message_ids: Collection[str]) -> None:
+        """These messages are dealt with for good: open ones are withdrawn, updates and models deleted."""
+        ids = [bytes.fromhex(i) for i in message_ids]
+        now_s = self._host.now_s()
+        self.withdraw(message_ids)
+        self._store.tasks.forget(ids, now_s)
+        for task_id in ids:
+            self._store.blobs.drop_update(task_id)
+        self._store.tasks.prune(now_s)
+        self._store.blobs.keep_models(self._store.tasks.models_needed())
+
+    def _note(self, ended: Collection[bytes]) -> None:
+        with self._changed:
+            self._answered |= set(ended) & self._expires_s.keys()
+            self._changed.notify_all()
+
+    def _can_train(self, said: Capabilities) -> bool:
+        known = (self._workload, self._workload_digest)
+        return said.ready and any((w.name, w.digest) == known for w in said.workloads)
+
+    def _keep(self, record: ArrayRecord) -> Blob:
+        arrays = {name: array.numpy() for name, array in record.items()}
+        return self._store.blobs.add_model(lambda path: write_arrays(arrays, path))
+
+    def _task(self, message: Message, model: Blob) -> NewTask:
+        node = message.metadata.dst_node_id
+        config = _only(message.content.config_records, "config record")
+        number = config.get("server-round", 0)
+        if not isinstance(number, int):
+            raise BadInput(f"server-round is {number!r}; it must be a whole number")
+        now_s, keys = self._host.now_s(), self._host.keys.tasks
+        task = Task(
+            task_id=self._random_bytes(TASK_ID_BYTES),
+            device_id=node,
+            run_id=self._run_id,
+            kind=message.metadata.message_type,
+            round_number=number,
+            workload=self._workload,
+            workload_digest=self._workload_digest,
+            config=dict(config),
+            model=model,
+            plan_hints=self._plan_hints(node),
+            issued_at_s=now_s,
+            expires_at_s=now_s + message.metadata.ttl,
+        )
+        signed = sign_task(encode_task(task), keys.key, keys.certificate)
+        return NewTask(task=task, signed=signed, group_id=message.metadata.group_id)
+
+    def _reply(self, entry: Entry) -> Message:
+        if entry.state is State.DONE:
+            try:
+                return make_message(_metadata(entry), content=self._content(entry))
+            except (BadMessage, OSError) as problem:
+                reason = f"the stored update cannot be read: {problem}"
+        else:
+            reason = entry.reason or "no update came before the task expired"
+        error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+        return make_message(_metadata(entry), error=error)
+
+    def _content(self, entry: Entry) -> RecordDict:
+        arrays = ArrayRecord()
+        for name, array in each_array(self._store.blobs.update(entry.task.task_id)):
+            arrays[name] = Array(array)
+        metrics = from_numbers(entry.header.metrics) if entry.header else {}
+        return RecordDict({"arrays": arrays, "metrics": MetricRecord(dict(metrics))})
+
+
+def _metadata(entry: Entry) -> Metadata:
+    task = entry.task
+    created_s = task.issued_at_s if entry.ended_at_s is None else entry.ended_at_s
+    message_id = task.task_id.hex()
+    return Metadata(
+        run_id=task.run_id,
+        message_id=f"{message_id}-reply",
+        src_node_id=task.device_id,
+        dst_node_id=SUPERLINK_NODE_ID,
+        reply_to_message_id=message_id,
+        group_id=entry.group_id,
+        created_at=created_s,
+        ttl=max(task.expires_at_s - created_s, 1.0),
+        message_type=task.kind,
+    )
+
+
+def _only(records: Any, what: str) -> Any:
+    if len(records) != 1:
+        raise BadInput(f"a message to a device has one {what}, not {len(records)}")
+    (record,) = records.values()
+    return record
