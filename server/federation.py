@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.serverapp.strategy import Strategy
@@ -80,7 +80,8 @@ class Federation:
     `reports`, which asks what is online. `sampler` chooses among those, with randomness from `seed` and the
     round's number. `on_round` gets each round and what is needed to go on from there: given back as `resume`,
     with a Grid that still has the messages under way, the run goes on. `on_cohort` gets the cohort of a
-    synchronous round before anybody is asked.
+    synchronous round before anybody is asked. `withdraw` tells devices that their updates are not wanted
+    any more; without it a device stays asked until it answers.
     """
 
     initial: Arrays
@@ -95,6 +96,7 @@ class Federation:
     sampler: Sampler = uniform
     seed: int = 0
     train_config: Mapping[str, bool | int | float | str] | None = None
+    withdraw: Callable[[Sequence[str]], None] | None = None
     on_cohort: Callable[[int, tuple[int, ...]], None] = lambda *_: None
     on_round: Callable[[Round, Progress], None] = lambda *_: None
     resume: Progress | None = None

@@ -63,6 +63,7 @@ class _Tally:
     metrics: dict[int, Metrics] = field(default_factory=dict)
     answers: list[Answer] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
+    withdrawn: list[int] = field(default_factory=list)
     bytes_down: int = 0
     bytes_up: int = 0
 
@@ -94,6 +95,7 @@ class _Run:
         aggregate = Aggregate(federation.strategy, federation.initial, federation.averaged)
         self._bases[self.number - 1] = self.arrays
         self._collect(tally, aggregate)
+        self._withdraw(tally)
         skipped = self._why_skipped(tally)
         if skipped is None:
             self.arrays = aggregate.model(self.number)
@@ -132,6 +134,15 @@ class _Run:
         asked = {p.node for p in self._pending.values() if p.version == self.number - 1}
         tally.asked.extend(sorted(asked))
         self._ask(tally, np.array([n for n in chosen if n not in asked], dtype=np.uint64))
+
+    def _withdraw(self, tally: _Tally) -> None:
+        """Where late updates do not count, let devices know that the round has ended, if that can be."""
+        withdraw = self._federation.withdraw
+        if withdraw is None or self._rules.keeps_late or not self._pending:
+            return
+        withdraw(tuple(self._pending))
+        tally.withdrawn.extend(p.node for p in self._pending.values())
+        self._pending.clear()
 
     def _owed(self) -> int:
         """How many replies may still come that this round would use."""
@@ -193,6 +204,8 @@ class _Run:
             )
         )
         messages.sort(key=lambda m: m.metadata.dst_node_id)
+        for message in messages:
+            message.metadata.group_id = str(self.number)
         asked_s = self._federation.now_s()
         sizes: dict[int, int] = {}  # strategies put one content into all messages
         for message, message_id in zip(messages, self._grid.push_messages(messages), strict=True):
@@ -284,7 +297,7 @@ class _Run:
             cohort=tuple(tally.asked),
             metrics=tally.metrics,
             refused=tuple(tally.refused),
-            waiting=tuple(sorted(p.node for p in self._pending.values())),
+            waiting=tuple(sorted([p.node for p in self._pending.values()] + tally.withdrawn)),
             skipped=skipped,
             bytes_down=tally.bytes_down,
             bytes_up=tally.bytes_up,

@@ -49,6 +49,15 @@ def test_a_device_that_owes_a_reply_is_not_asked_and_its_late_update_is_dropped(
     assert set(rounds[2].metrics) == {1, 2, 3, 4}
 
 
+def test_devices_are_told_that_a_round_has_ended_and_may_be_asked_again():
+    grid, withdrawn = fleet(), []
+    rounds = run(grid, rules=Rules(deadline_s=4), num_rounds=2, withdraw=withdrawn.append).rounds
+    assert [sorted(ids) for ids in withdrawn] == [["1-5", "1-6"], ["2-5", "2-6"]]
+    assert grid.asked[1] == [1, 2, 3, 4, 5, 6]
+    assert rounds[1].waiting == rounds[2].waiting == (5, 6)
+    assert rounds[2].refused == ()
+
+
 def test_a_late_update_is_moved_to_the_newest_model_and_weighs_less():
     grid = FunctionGrid({1: adds(1), 2: adds(7)}, takes_s={1: 3.0, 2: 5.0})
     rules = Rules(cohort=1, over_selection=2.0, late=Late.ADD, staleness=1.0)
