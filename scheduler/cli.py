@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .plan import Plan, Solution
     from .problem import Problem
     from .sweep import Point, Solver
+    from .view.rows import Rows
 
 RamOption = Annotated[
     str | None, typer.Option(help="RAM budget, all inclusive: 737719, 200KB, 256KiB.")
@@ -103,7 +104,8 @@ def plan(
         files.require_target(target)
     solved = solver_of(solver, cached=not no_cache)
     with working("posing and planning"):
-        posed = with_budget(given().problem, ram, deadline_factor)
+        source = given()
+        posed = with_budget(source.problem, ram, deadline_factor)
         if explain is not None:
             named(explain, posed.graph)
         if save_problem is not None:
@@ -120,7 +122,8 @@ def plan(
             raise
     if out is not None:
         front.write_plan(solution.plan, out)
-    show_solution(solution, posed, all_rows=all_rows)
+    more = source.rows(solution.plan, posed) if source.rows else ()
+    show_solution(solution, posed, all_rows=all_rows, more=more)
     if explain is not None:
         told = explanation_lines(explained(explain, solution.plan, posed), posed)
         typer.echo(f"\n{told}")
@@ -210,14 +213,16 @@ def with_budget(problem: Problem, ram: str | None, deadline_factor: float | None
     return replace(problem, budget=budget)
 
 
-def show_solution(solution: Solution, problem: Problem, all_rows: bool = False) -> None:
-    """Print the figures of a solution; on a terminal draw its plan as well."""
+def show_solution(
+    solution: Solution, problem: Problem, *, all_rows: bool = False, more: Rows = ()
+) -> None:
+    """Print the figures of a solution and more rows; on a terminal draw its plan as well."""
     from rich.console import Console
 
     from .view.rows import lines, solution_rows
     from .view.terminal import show_chart, show_tensors
 
-    typer.echo(lines(solution_rows(solution, problem)))
+    typer.echo(lines((*solution_rows(solution, problem), *more)))
     console = Console()
     draws = console.is_terminal and console.encoding.startswith("utf")
     if draws:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .least_ram import Change
     from .plan import Plan
     from .problem import Problem
+    from .view.rows import Rows
 
 ProblemOption = Annotated[Path | None, typer.Option(help="Problem file in JSON (docs/formats.md).")]
 BUDGETS = 8  # of a sweep, unless told
@@ -25,10 +26,15 @@ BUDGETS = 8  # of a sweep, unless told
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What a command works on; `changes` poses what else could be done to need less RAM."""
+    """What a command works on.
+
+    `changes` poses what else could be done to need less RAM; `rows` are printed of a plan besides
+    `solution_rows`.
+    """
 
     problem: Problem
     changes: Callable[[], Iterable[Change]] | None = None
+    rows: Callable[[Plan, Problem], Rows] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
