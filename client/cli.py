@@ -75,7 +75,7 @@ def train(
     from scheduler.view.rows import lines
 
     from .costs import measured_costs, profile_costs
-    from .figures import energy_text, peak_text
+    from .figures import energy_text, expected_rows, peak_text
     from .local import Files, train_locally
     from .meter import find_meter
     from .state import get_arrays
@@ -109,7 +109,9 @@ def train(
     if out is not None and files is None:
         write_atomically(out, save(get_arrays(outcome.model)))
     report = outcome.report
-    show_solution(outcome.prepared.solution, outcome.prepared.problem)
+    solution, problem = outcome.prepared.solution, outcome.prepared.problem
+    more = expected_rows(solution.plan, problem) if measured else ()
+    show_solution(solution, problem, more=more)
     typer.echo(
         lines(
             (
@@ -248,6 +250,7 @@ def _given(
     from scheduler import load_device
 
     from .costs import measured_costs, profile_costs
+    from .figures import expected_rows
     from .prepare import pose
     from .what_if import changes
     from .workload import load_workload, with_training
@@ -257,7 +260,11 @@ def _given(
     if measured:
         torch.set_num_threads(1)  # as in training
     posed = pose(chosen, profile, costing=measured_costs if measured else profile_costs).problem
-    return Given(problem=posed, changes=lambda: changes(chosen, profile))
+    return Given(
+        problem=posed,
+        changes=lambda: changes(chosen, profile),
+        rows=expected_rows if measured else None,
+    )
 
 
 def _read_plan(path: Path) -> Plan:

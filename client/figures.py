@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from scheduler import DeviceProfile, Problem
+from scheduler import DeviceProfile, Plan, Problem, replay
+from scheduler.view.rows import Rows
 
+from .costs import expected_step_s
 from .trainer import TrainReport
 
 _SHOWN = 10
@@ -45,6 +47,14 @@ def peak_text(report: TrainReport) -> str:
     if not report.measured_peak_bytes:
         return "not measured: noting every allocation takes RAM too"
     return f"{report.measured_peak_bytes:,} bytes"
+
+
+def expected_rows(plan: Plan, problem: Problem) -> Rows:
+    """How long the interpreter's step should take; for measured costs, which are this machine's."""
+    step_s = expected_step_s(plan, problem)
+    undo_s = step_s - replay(plan, problem).time_s
+    text = f"{step_s:.6g} s, {undo_s:.6g} s of it to write what undoes a failed step"
+    return (("expected step", text),)
 
 
 def _number(value: float) -> str:

@@ -98,9 +98,27 @@ def test_train_prints_budget_and_measured_peak(tmp_path: Path) -> None:
     assert model.stat().st_size > 0
 
 
+def expected(done: Done) -> tuple[float, float, float]:
+    """Seconds of a step: the plan's, those to expect, and what undoing adds."""
+    rows = {line[:14].strip(): line[15:].split() for line in done.stdout.splitlines()}
+    step = rows["expected step"]
+    return float(rows["time"][0]), float(step[0]), float(step[2])
+
+
+def test_a_plan_by_measured_costs_says_how_long_a_step_should_take() -> None:
+    arguments = ("plan", "--workload", "digits", "--device", "raspberry-pi-4b", "--no-cache")
+    assert "expected step" not in fedpoet(*arguments).stdout
+    roomy = expected(fedpoet(*arguments, "--measured"))
+    assert roomy[1] == roomy[0] > roomy[2] == 0
+    tight = expected(fedpoet(*arguments, "--measured", "--ram", "148KB", "--time-limit", "5"))
+    assert tight[1] == pytest.approx(tight[0] + tight[2], rel=1e-4)
+    assert tight[2] > 0
+
+
 def test_train_says_whose_energy_it_prints() -> None:
     done = fedpoet("train", "--workload", "digits", "--epochs", "1", "--measured", "--no-cache")
     assert done.returncode == 0, done.stderr
+    assert expected(done)[1] > 0
     (energy,) = (
         line for line in done.stdout.splitlines() if line.startswith("energy  ") and " by " in line
     )
