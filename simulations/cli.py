@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from client.cli import register
+from client.device.cli import register as register_device
 from scheduler.cli import run
 from server.cli import register as register_keys
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     help="Federated learning on devices that plan their own training step.",
 )
 register(app)
+register_device(app)
 register_keys(app)
 
 

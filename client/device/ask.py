@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,13 @@ class Describe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """Measure this machine and write its device profile to this file."""
+
+    out: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Train:
     """Do the task with this id, in hexadecimal, which lies in the vault with its model."""
 
@@ -46,6 +53,13 @@ class Described:
 
     name: str
     digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The profile is written."""
+
+    out: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +84,8 @@ class Failed:
     detail: str
 
 
-Message = Owner | Describe | Train | Described | Trained | Failed
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Owner, Describe, Train, Described, Trained, Failed)
-}
+Message = Owner | Describe | Measure | Train | Described | Measured | Trained | Failed
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def to_line(message: Message) -> bytes:

@@ -13,13 +13,16 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, NoReturn
 
 from client.asked import settings_from
+from client.meter import find_meter
 from client.node import Node, PreparedSteps, Settings
 from client.outbox import Update, failure
+from client.profile import profile_machine
 from client.state import initial_arrays
 from client.workload import Workload, load_workload
 from protos.arrays import Arrays, decode_arrays, encode_arrays, forms
@@ -29,10 +32,22 @@ from protos.device_pb2 import SignedTask, UpdateHeader
 from protos.tasks import Task, decode_task, workload_digest
 from protos.values import to_numbers
 from scheduler import Plan
+from scheduler.device import dump_device
 from scheduler.errors import BadFile, DamagedState, Infeasible, NoPlanInTime
+from scheduler.files import write_atomically
 
 from . import ask
-from .ask import Describe, Described, Failed, Fault, Owner, Train, Trained
+from .ask import (
+    Describe,
+    Described,
+    Failed,
+    Fault,
+    Measure,
+    Measured,
+    Owner,
+    Train,
+    Trained,
+)
 from .vault import Vault
 
 _log = logging.getLogger("fedpoet.child")
@@ -56,6 +71,8 @@ class Apprentice:
             match message:
                 case Describe():
                     return self._describe(message)
+                case Measure():
+                    return self._measure(message)
                 case Train():
                     return self._train(message)
         except Exception as error:  # noqa: BLE001 (whatever training does, the parent gets an answer)
@@ -68,6 +85,17 @@ class Apprentice:
     def _describe(self, message: Describe) -> Described:
         workload = self._load(message.workload)
         return Described(name=workload.name, digest=_digest(workload).hex())
+
+    def _measure(self, message: Measure) -> Measured:
+        out = Path(message.out)
+        device = profile_machine(
+            name=out.stem,
+            store_folder=self._pages(),
+            today=time.strftime("%Y-%m-%d"),
+            meter=find_meter(),
+        )
+        write_atomically(out, dump_device(device).encode())
+        return Measured(out=message.out)
 
     def _train(self, message: Train) -> Trained:
         task = self._task(message.task)
@@ -96,16 +124,19 @@ class Apprentice:
         return data
 
     def _settings(self, task: Task, workload: str) -> Settings:
-        pages = self._vault.folder / "pages"
-        pages.mkdir(mode=0o700, exist_ok=True)
         node = {
             "workload": workload,
             "device": self._owner.device,
             "ram-bytes": self._owner.ram_bytes or 0,
             "partition-id": self._owner.partition,
-            "page-dir": str(pages),
+            "page-dir": str(self._pages()),
         }
         return settings_from(task.config, node)
+
+    def _pages(self) -> Path:
+        folder = self._vault.folder / "pages"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
     def _prepare(self, node: Node, task: Task) -> None:
         """A plan from before, or the coordinator's hint, saves solving, where it passes `check` here."""

@@ -151,7 +151,7 @@ class Member:
                     self._withdraw(task_id)
 
     async def _take_on(self, link: Link, signed: SignedTask) -> None:
-        """Checked before anything else is done with it. What does not hold is declined, unless it is known."""
+        """Checked before anything else is done with it. What does not hold is declined, unless known."""
         seen = self._ledger.seen()
         try:
             task = open_task(
