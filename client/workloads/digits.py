@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
+from client.partition import Positions, dirichlet
 from client.workload import Examples, Workload
 
 NODES = 10
@@ -66,21 +67,15 @@ def _train() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @lru_cache(maxsize=1)
-def _split() -> tuple[np.ndarray, ...]:
-    """Positions of each node's images, drawn again until every node has a useful number."""
-    labels = _train()[1].numpy()
-    generator = np.random.default_rng(SPLIT_SEED)
-    while True:
-        nodes: list[list[np.ndarray]] = [[] for _ in range(NODES)]
-        for label in range(CLASSES):
-            positions = generator.permutation(np.flatnonzero(labels == label))
-            shares = generator.dirichlet([CONCENTRATION] * NODES)
-            cuts = np.round(np.cumsum(shares)[:-1] * len(positions)).astype(int)
-            for node, part in zip(nodes, np.split(positions, cuts), strict=True):
-                node.append(part)
-        split = tuple(np.sort(np.concatenate(parts)) for parts in nodes)
-        if min(map(len, split)) >= LEAST_EXAMPLES:
-            return split
+def _split() -> tuple[Positions, ...]:
+    """Positions of each node's images."""
+    return dirichlet(
+        _train()[1].numpy(),
+        NODES,
+        alpha=CONCENTRATION,
+        generator=np.random.default_rng(SPLIT_SEED),
+        least=LEAST_EXAMPLES,
+    )
 
 
 WORKLOAD = Workload(
