@@ -47,10 +47,10 @@ class Slot:
         return end_s
 
     def opening_s(self, at_s: Floats, limit_s: Floats) -> Floats:
-        """When the window next opens after a device's time; inf if not by `limit_s`."""
+        """When the window next opens after a device's time; inf if not by `limit_s`, or always open."""
         begin_s = np.full(len(at_s), np.inf)
         day = np.floor((at_s - self.start_s - self.spread_s - _SLACK_S) / DAY_S)
-        ahead = np.flatnonzero(self.share > 0)
+        ahead = np.flatnonzero((self.share > 0) & ~self.always)
         while len(ahead):
             slot = self.where(ahead)
             opens_s = slot.opening_on_s(day[ahead])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from protos.blobs import Blob
+from protos.tasks import Task
 from scheduler import (
     Budget,
     Cost,
@@ -25,7 +28,9 @@ from scheduler import (
     replay,
 )
 from scheduler.blocks import Block
+from simulations.fleet import ALWAYS, Fleet, Habits, Window
 from tests.client.random_plans import random_plan
+from tests.simulations.fleets import fleet_with, kind_of
 
 
 def nested(leaves: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
@@ -165,3 +170,66 @@ def blocks(draw: st.DrawFn, most: int) -> list[Block]:
             spans = ((0, first), (last + 1, 9))
         found.append(Block(size_bytes=draw(st.integers(1, 9)), spans=spans))
     return found
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> Window:
+    """Windows of any length and place, sure and chancy, steady and not, short ones too."""
+    hours = draw(st.sampled_from([1.0, 8.0, 24.0]) | st.floats(0.001, 24.0))
+    spreads = st.sampled_from([0.0, 0.0, 1.0]) | st.floats(0.0, 12.0)
+    return Window(
+        start_h=draw(st.sampled_from([0.0, 22.5]) | st.floats(0.0, 23.999)),
+        hours=hours,
+        share=draw(st.sampled_from([1.0, 1.0, 0.5, 0.0]) | st.floats(0.0, 1.0)),
+        device_spread_h=draw(spreads),
+        day_spread_h=draw(spreads),
+    )
+
+
+@st.composite
+def habitual_fleets(draw: st.DrawFn) -> Fleet:
+    """Small fleets of up to three kinds with up to three windows a state, on batteries or on mains."""
+    several = st.lists(windows(), max_size=3).map(tuple) | st.just(ALWAYS)
+    habits = st.builds(Habits, online=several, charging=several, idle=several, unmetered=several)
+    watts = st.sampled_from([0.0, 0.5]) | st.floats(0.0, 10.0)
+    kinds = [
+        kind_of(draw(habits), name=f"kind {k}", own_w=draw(watts))
+        for k in range(draw(st.integers(1, 3)))
+    ]
+    count = draw(st.integers(1, 4))
+    return fleet_with(
+        kinds,
+        count,
+        seed=draw(st.integers(0, 2**63 - 1)),
+        utc_offset_s=draw(st.sampled_from([0.0, -8 * 3600.0, 5.75 * 3600.0])),
+        battery_j=draw(st.sampled_from([math.inf, 1000.0, 50_000.0])),
+        charge_w=draw(watts),
+    )
+
+
+def tasks() -> st.SearchStrategy[Task]:
+    """Tasks of the device service, with every type of setting."""
+    digests = st.binary(min_size=32, max_size=32)
+    settings = (
+        st.booleans()
+        | st.integers(-(2**63), 2**63 - 1)
+        | st.floats(allow_nan=False)
+        | st.text(max_size=5)
+        | st.binary(max_size=5)
+    )
+    times = st.floats(0, 4e9)
+    return st.builds(
+        Task,
+        task_id=st.binary(min_size=16, max_size=16),
+        device_id=st.integers(1, 2**63 - 1),
+        run_id=st.integers(0, 2**64 - 1),
+        kind=st.sampled_from(["train", "query"]),
+        round_number=st.integers(0, 2**32 - 1),
+        workload=st.text(max_size=10),
+        workload_digest=digests,
+        config=st.dictionaries(st.text(max_size=5), settings, max_size=4),
+        model=st.builds(Blob, digest=digests, size_bytes=st.integers(1, 2**60)),
+        plan_hints=st.binary(max_size=10),
+        issued_at_s=times,
+        expires_at_s=times,
+    )
