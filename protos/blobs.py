@@ -92,7 +92,8 @@ class Arriving:
             )
         if self._sha.digest() != self.blob.digest:
             raise BadMessage(
-                "the bytes that arrived do not have the digest they were announced with"
+                "the bytes that arrived do not have the digest they were announced with",
+                reason="damaged",
             )
 
     def _add(self, data: bytes) -> None:
