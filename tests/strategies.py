@@ -233,31 +233,3 @@ def tasks() -> st.SearchStrategy[Task]:
         issued_at_s=times,
         expires_at_s=times,
     )
-
-
-def tasks() -> st.SearchStrategy[Task]:
-    """Tasks of the device service, with every type of setting."""
-    digests = st.binary(min_size=32, max_size=32)
-    settings = (
-        st.booleans()
-        | st.integers(-(2**63), 2**63 - 1)
-        | st.floats(allow_nan=False)
-        | st.text(max_size=5)
-        | st.binary(max_size=5)
-    )
-    times = st.floats(0, 4e9)
-    return st.builds(
-        Task,
-        task_id=st.binary(min_size=16, max_size=16),
-        device_id=st.integers(1, 2**63 - 1),
-        run_id=st.integers(0, 2**64 - 1),
-        kind=st.sampled_from(["train", "query"]),
-        round_number=st.integers(0, 2**32 - 1),
-        workload=st.text(max_size=10),
-        workload_digest=digests,
-        config=st.dictionaries(st.text(max_size=5), settings, max_size=4),
-        model=st.builds(Blob, digest=digests, size_bytes=st.integers(1, 2**60)),
-        plan_hints=st.binary(max_size=10),
-        issued_at_s=times,
-        expires_at_s=times,
-    )
