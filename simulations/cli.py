@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.cli import register
-from client.device.cli import register as register_device
+import client.cli
+import server.cli
+import server.coordinator.cli
 from scheduler.cli import run
-from server.cli import register as register_keys
+
+if TYPE_CHECKING:
+    from server.coordinator.run import Model
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,9 +23,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated learning on devices that plan their own training step.",
 )
-register(app)
-register_device(app)
-register_keys(app)
+
+
+def _read_model(workload: str, seed: int) -> Model:
+    from .model import read_model
+
+    return read_model(workload, seed)
+
+
+client.cli.register(app)
+server.cli.register(app)
+server.coordinator.cli.register(app, _read_model)
+
+RULES = "Rules of a round (also in the fleet file's \\[server] table)"
 
 
 @app.command()
@@ -35,12 +48,6 @@ def simulate(
     fleet: Annotated[
         str, typer.Option(help="default, or a TOML file (docs/fleets.md).")
     ] = "default",
-    strategy: Annotated[
-        str, typer.Option(help="fedavg, fedavgm, fedadam, fedadagrad or fedyogi.")
-    ] = "fedavg",
-    cohort: Annotated[
-        int | None, typer.Option(min=1, help="Devices per round; all by default.")
-    ] = None,
     local_epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs on a device per round.")
     ] = None,
@@ -56,48 +63,161 @@ def simulate(
     time_limit: Annotated[
         float, typer.Option(help="Seconds a device may spend on planning.")
     ] = 120.0,
+    execute_plans: Annotated[
+        bool,
+        typer.Option(
+            "--execute-plans", help="Train by the plans themselves: slower, the same numbers."
+        ),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/WORKLOAD-1 (or -2, ...) by default.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run folder.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with a run that was stopped, with the settings it had."),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="fedavg (default), fedavgm, fedadam, fedadagrad, fedyogi, ...",
+            rich_help_panel=RULES,
+        ),
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="uniform (default), utility or energy-fair.", rich_help_panel=RULES),
+    ] = None,
+    cohort: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Updates wanted per round; of all devices by default.",
+            rich_help_panel=RULES,
+        ),
+    ] = None,
+    over_selection: Annotated[
+        float | None,
+        typer.Option(help="Ask so many times as many devices.", rich_help_panel=RULES),
+    ] = None,
+    deadline: Annotated[
+        float | None, typer.Option(help="Seconds a round may take.", rich_help_panel=RULES)
+    ] = None,
+    least_updates: Annotated[
+        int | None,
+        typer.Option(help="A round with fewer is skipped.", rich_help_panel=RULES),
+    ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(help="Seconds to wait for enough devices.", rich_help_panel=RULES),
+    ] = None,
+    most_skipped: Annotated[
+        int | None,
+        typer.Option(help="More skipped rounds in a row end the run.", rich_help_panel=RULES),
+    ] = None,
+    late: Annotated[
+        str | None,
+        typer.Option(
+            help="What becomes of a late update: drop (default) or add.", rich_help_panel=RULES
+        ),
+    ] = None,
+    buffer: Annotated[
+        int | None,
+        typer.Option(
+            help="Asynchronous: a new model after so many updates (FedBuff).", rich_help_panel=RULES
+        ),
+    ] = None,
+    staleness: Annotated[
+        float | None,
+        typer.Option(
+            help="An update s versions old weighs 1 / (1 + s) ** this.", rich_help_panel=RULES
+        ),
+    ] = None,
+    charging: Annotated[
+        bool | None,
+        typer.Option("--charging", help="Charging devices only.", rich_help_panel=RULES),
+    ] = None,
+    idle: Annotated[
+        bool | None, typer.Option("--idle", help="Idle devices only.", rich_help_panel=RULES)
+    ] = None,
+    unmetered: Annotated[
+        bool | None,
+        typer.Option(
+            "--unmetered", help="Devices on an unmetered network only.", rich_help_panel=RULES
+        ),
+    ] = None,
+    battery: Annotated[
+        float | None,
+        typer.Option(help="Least battery level, 0 to 1.", rich_help_panel=RULES),
+    ] = None,
+    link_slots: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Messages that the coordinator's link carries at a time; any number by default.",
+            rich_help_panel=RULES,
+        ),
+    ] = None,
 ) -> None:
     """Train one model over a fleet of emulated devices, in virtual time, and write a report."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    _quiet()
     from rich.console import Console
 
-    from .folder import free_folder, require_free, write_run
-    from .run import SimulationConfig
-    from .run import simulate as run_simulation
+    from . import run as runs
+    from .config import SimulationConfig
+    from .folder import draft_of, free_folder, named
     from .view import View
 
-    logging.getLogger("flwr").setLevel(logging.WARNING)  # flwr sets its own level when imported
-    config = SimulationConfig(
-        workload=workload,
-        rounds=rounds,
-        seed=seed,
-        fleet=fleet,
-        strategy=strategy,
-        cohort=cohort,
-        local_epochs=local_epochs,
-        batch_size=batch_size,
-        deadline_factor=deadline_factor,
-        plan_time_limit_s=time_limit,
-    )
-    name = workload.rpartition(":")[2]
-    folder = out or free_folder(Path("runs"), name)
-    require_free(folder, overwrite)
     console = Console()
+    if resume is not None:
+        config = runs.read_settings(draft_of(resume))
+        folder = named(resume)
+    else:
+        config = SimulationConfig(
+            workload=workload,
+            rounds=rounds,
+            seed=seed,
+            fleet=fleet,
+            strategy=strategy,
+            sampler=sampler,
+            cohort=cohort,
+            over_selection=over_selection,
+            deadline_s=deadline,
+            least_updates=least_updates,
+            patience_s=patience,
+            most_skipped=most_skipped,
+            late=late,
+            buffer=buffer,
+            staleness=staleness,
+            charging=charging,
+            idle=idle,
+            unmetered=unmetered,
+            battery_at_least=battery,
+            link_slots=link_slots,
+            local_epochs=local_epochs,
+            batch_size=batch_size,
+            deadline_factor=deadline_factor,
+            plan_time_limit_s=time_limit,
+            execute_plans=execute_plans,
+        )
+        folder = out or free_folder(Path("runs"), workload.rpartition(":")[2])
     with View(console, config).watching() as watcher:
-        result = run_simulation(config, watcher)
-    if out is None:
-        folder = free_folder(
-            Path("runs"), name
-        )  # another run may have taken the first one meanwhile
-    write_run(result, folder, overwrite)
+        if resume is None:
+            runs.simulate(config, folder, watcher, overwrite=overwrite)
+        else:
+            runs.resume(folder, watcher)
     console.print(
         f"\nwrote {folder}; open {folder / 'report.html'}", soft_wrap=True, highlight=False
     )
+
+
+def _quiet() -> None:
+    """Flower neither calls home nor talks."""
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+    import flwr  # noqa: F401 - it sets its own level when imported
+
+    logging.getLogger("flwr").setLevel(logging.WARNING)
 
 
 def main() -> None:

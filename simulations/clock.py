@@ -1,20 +1,52 @@
-"""Virtual time."""
+"""Virtual time, on simpy's kernel."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+from simpy import Environment, Timeout
+
 
 class VirtualClock:
-    """Seconds since the run began; they pass only when somebody advances them."""
+    """Seconds since the run began. A run that goes on after a stop begins at the time it had."""
 
-    def __init__(self) -> None:
-        self._now_s = 0.0
+    def __init__(self, now_s: float = 0.0) -> None:
+        self.kernel = Environment(initial_time=now_s)
 
     def now_s(self) -> float:
         """Virtual seconds since the run began."""
-        return self._now_s
+        return float(self.kernel.now)
 
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        if seconds < 0:
-            raise ValueError(f"time cannot run back by {-seconds} s")
-        self._now_s += seconds
+    def at(self, time_s: float) -> Timeout:
+        """An event at exactly `time_s`, or now when that is past."""
+        return self.kernel.timeout(delay_s(self.now_s(), time_s))
+
+    def run(self, until_s: float, stop: Callable[[], bool]) -> None:
+        """Let time pass until `stop()`, at most to `until_s`; of the last moment, all events happen.
+
+        Without an event before an endless `until_s`, no time passes.
+        """
+        kernel = self.kernel
+        while (next_s := kernel.peek()) <= until_s and next_s < math.inf:
+            if next_s > kernel.now and stop():
+                return
+            kernel.step()
+        if kernel.now < until_s < math.inf and not stop():
+            self.at(until_s)
+            kernel.step()
+
+
+def delay_s(now_s: float, time_s: float) -> float:
+    """The delay that ends at exactly `time_s` in floating point; 0 when that is past.
+
+    The kernel adds delays to the time it has; a journey taken up again must end at the very moment it
+    would have ended without the stop.
+    """
+    delay = max(0.0, time_s - now_s)
+    while (reached := now_s + delay) < time_s:
+        delay = math.nextafter(delay, math.inf)
+    while delay > 0 and reached > time_s:
+        delay = math.nextafter(delay, 0.0)
+        reached = now_s + delay
+    return delay

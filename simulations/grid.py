@@ -1,87 +1,148 @@
-"""The simulated fleet as a Flower Grid: the same ClientApp, called in process, in virtual time.
+"""The simulated fleet as a Flower Grid: messages travel in virtual time, training waits until it is needed.
 
-A message crosses in Flower's wire format, so that what a device gets and sends is what a SuperLink would
-carry, and so that no two nodes share one object (Flower's strategies put one record into all messages).
+When a reply comes is known from plans and links alone, so a device's training is computed only when the
+coordinator pulls its reply, together with that of others, and never for a reply that nobody wants.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.app.error import Error
-from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.app.message_type import MessageType
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.task_identity import TaskIdentity
 
-from scheduler.errors import FedpoetError
-from server.rounds import content_bytes
+from server.replies import NUMBER_BYTES, content_bytes, metrics_of
+from server.reports import Reports
 
+from .availability import State, holds
+from .battery import full_at_start, level_after, powered, share
+from .checkpoint import Fabric
 from .clock import VirtualClock
-from .fleet import Device, Fleet
+from .departures import Departures
+from .fleet import Floats, Ints
+from .identity import be_server
+from .journey import End, Journey, Phase
+from .ledger import Settled
+from .traffic import Traffic
+from .training import Done, Job, Work
 
-RUN_ID = 1
-TASK_ID = 1
-
-UserConfig = dict[str, bool | int | float | str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charge:
-    """What one message cost one device. `wait` is from its reply until the round ends."""
-
-    device: Device
-    down_bytes: int
-    up_bytes: int
-    down_s: float
-    train_s: float
-    up_s: float
-    wait_s: float
-    train_j: float  # idle power while training included
-    radio_j: float  # idle power while bytes move included
-    wait_j: float
-
-    @property
-    def busy_s(self) -> float:
-        """From the start of the round to the end of the reply."""
-        return self.down_s + self.train_s + self.up_s
-
-    @property
-    def energy_j(self) -> float:
-        """All joules of the device in the round."""
-        return self.train_j + self.radio_j + self.wait_j
+_LOST = {
+    End.WENT_OFFLINE: "the device went offline",
+    End.DROPPED_OUT: "the device dropped out",
+    End.BATTERY_EMPTY: "the device's battery was empty",
+}
 
 
 class SimulatedGrid(Grid):
-    """Calls `app` for every message to a device of the fleet and charges it to the device's clock.
+    """A Grid whose nodes are the devices of a fleet.
 
-    `run_config` is what `flwr run` would give to all nodes. `on_reply` is called after each device.
-    A device that fails answers with an error, as a SuperNode does, and `on_failure` gets what stays in
-    the device's log. A reply that comes after the
-    timeout, in virtual time, is lost.
+    `work` trains, and `context_of` gives the context of the device in a row of the fleet. `numbers` is how
+    many metrics an update has: its size is known before it is there. With `keeps_late`, the coordinator uses
+    replies that come after their round; else such a device finds that nobody wants its update. `slots`
+    is how many messages the coordinator's link carries at a time. `resume` is the fleet after a round of a
+    run that was stopped. `on_reply` is told of each reply's node when it is pulled, `on_failure` of what
+    stays in the log of a device that failed.
     """
 
     def __init__(
         self,
-        fleet: Fleet,
-        app: ClientApp,
         clock: VirtualClock,
-        run_config: UserConfig,
-        on_reply: Callable[[Device], None] = lambda _: None,
-        on_failure: Callable[[Device, BaseException], None] = lambda *_: None,
+        departures: Departures,
+        work: Work,
+        context_of: Callable[[int], Context],
+        *,
+        numbers: int,
+        keeps_late: bool = False,
+        slots: int | None = None,
+        on_reply: Callable[[int], None] = lambda _: None,
+        on_failure: Callable[[int, str], None] = lambda *_: None,
+        resume: Fabric | None = None,
     ) -> None:
-        self._app, self._clock = app, clock
-        self._on_reply, self._on_failure = on_reply, on_failure
-        self._devices = {d.node: d for d in fleet.devices}
-        self._contexts = {d.node: _context(d, run_config) for d in fleet.devices}
-        self._replies: dict[str, Message] = {}
-        self._pushed = 0
-        self.charges: tuple[Charge, ...] = ()  # of the last send_and_receive
+        self._clock, self._departures, self._work = clock, departures, work
+        self._context_of, self._on_failure = context_of, on_failure
+        self._fleet = departures.fleet
+        self._numbers, self._keeps_late, self._on_reply = numbers, keeps_late, on_reply
+        self._sent = self._newest = self._wanted = 0
+        self._arrived: dict[int, Journey] = {}
+        self._messages: dict[int, Message] = {}
+        self._settled: list[Settled] = []
+        self.online = 0  # devices that were there when `reports` was asked last
+        self._level_j = full_at_start(self._fleet)
+        self._since_s = np.zeros(len(self._fleet))
         be_server()
+        if resume is not None:
+            self._take_up(resume)
+        under_way = resume.journeys if resume is not None else ()
+        self._traffic = Traffic(clock, self._on_end, slots, under_way)
+
+    # What the round engine asks of a fabric.
+
+    def now_s(self) -> float:
+        """Virtual seconds since the run began."""
+        return self._clock.now_s()
+
+    def wait(self, seconds: float, replies: int) -> None:
+        """Let time pass until so many replies have come, at most so long.
+
+        A device that is lost counts once the coordinator has noticed. Endless waiting ends when nothing
+        can come any more.
+        """
+        self._clock.run(self.now_s() + seconds, lambda: self._wanted >= replies)
+
+    def reports(self) -> Reports:
+        """What the devices that are online now say of themselves."""
+        fleet, now_s = self._fleet, self.now_s()
+        rows = np.arange(len(fleet), dtype=np.int64)
+        rows = rows[holds(fleet, State.ONLINE, rows, now_s)]
+        level_j, charging = self._levels(rows), holds(fleet, State.CHARGING, rows, now_s)
+        runs = powered(fleet, rows, level_j, charging)
+        rows, level_j, charging = rows[runs], level_j[runs], charging[runs]
+        self.online = len(rows)
+        return Reports(
+            node=fleet.node[rows],
+            charging=charging,
+            idle=holds(fleet, State.IDLE, rows, now_s),
+            unmetered=holds(fleet, State.UNMETERED, rows, now_s),
+            battery=share(fleet, rows, level_j),
+            free_ram_bytes=fleet.ram_bytes[rows],
+            can_train=np.ones(len(rows), dtype=np.bool_),
+        )
+
+    def settled(self) -> tuple[Settled, ...]:
+        """Journeys whose replies were pulled since this was asked last."""
+        settled, self._settled = tuple(self._settled), []
+        return settled
+
+    def cut_off(self) -> tuple[Settled, ...]:
+        """Journeys that the end of the run leaves without a reply that was pulled."""
+        left = (*self._arrived.values(), *self._traffic.under_way)
+        return tuple(Settled(journey=j) for j in sorted(left, key=lambda j: j.number))
+
+    def fabric(self) -> Fabric:
+        """All that the fleet needs to go on from here."""
+        contents = {id(m.content): m.content for m in self._messages.values()}
+        index = {identity: position for position, identity in enumerate(contents)}
+        return Fabric(
+            now_s=self.now_s(),
+            sent=self._sent,
+            journeys=tuple(self._traffic.under_way),
+            arrived=tuple(self._arrived.values()),
+            contents=tuple(recorddict_to_proto(c).SerializeToString() for c in contents.values()),
+            content={number: index[id(m.content)] for number, m in self._messages.items()},
+            level_j=self._level_j.copy(),
+            since_s=self._since_s.copy(),
+        )
+
+    # Flower's Grid.
 
     def set_run(self, run: Any) -> None:
         """A simulated fleet has one run; there is nothing to set."""
@@ -103,104 +164,127 @@ class SimulatedGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Ids of all devices."""
-        return list(self._devices)
+        """Ids of all devices, online or not."""
+        return map(int, self._fleet.node)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Have each device handle its message now; its reply can be pulled at once."""
-        return [self._handle(message)[0] for message in messages]
+        """Send messages on their way, now."""
+        sent = list(messages)
+        if not sent:
+            return []
+        first, now_s = self._sent, self.now_s()
+        rows = self._fleet.rows(np.array([m.metadata.dst_node_id for m in sent], dtype=np.uint64))
+        round_number = _round_of(sent[0])
+        if round_number > self._newest and not self._keeps_late:
+            self._wanted = 0
+        self._newest = max(self._newest, round_number)
+        sizes = {id(m.content): _sizes(m.content, self._numbers) for m in sent}
+        journeys = self._departures.journeys(
+            rows,
+            first=first,
+            round_number=round_number,
+            now_s=now_s,
+            bytes_down=[sizes[id(m.content)][0] for m in sent],
+            bytes_up=[sizes[id(m.content)][1] for m in sent],
+            level_j=self._levels(rows),
+        )
+        for journey, message in zip(journeys, sent, strict=True):
+            _identify(message, str(journey.number))
+            self._messages[journey.number] = message
+            self._traffic.start(journey)
+        self._sent += len(sent)
+        return [str(journey.number) for journey in journeys]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to messages that were pushed, each once."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+        """Replies that have come, each once, in the order in which they came."""
+        asked = set(map(int, message_ids))
+        due = [journey for number, journey in self._arrived.items() if number in asked]
+        trained = [j for j in due if j.end is End.ARRIVED and self._is_wanted(j)]
+        jobs = [
+            Job(message=self._messages[j.number], context=self._context_of(j.row)) for j in trained
+        ]
+        done = dict(zip((j.number for j in trained), self._work(jobs) if jobs else (), strict=True))
+        return [self._settle(journey, done.get(journey.number)) for journey in due]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """One round: all devices work side by side, and time passes until the last one is done."""
-        handled = [self._handle(message) for message in messages]
-        longest = max((charge.busy_s for _, charge in handled), default=0.0)
-        if timeout is not None:
-            longest = min(longest, timeout)
-        self._clock.advance(longest)
-        self.charges = tuple(_waiting(charge, longest) for _, charge in handled)
-        replies = {i: self._replies.pop(i) for i, _ in handled}
-        in_time = [i for i, charge in handled if charge.busy_s <= longest]
-        return [replies[i] for i in in_time]
+        """Send messages, and take the replies that come in time."""
+        ids = list(self.push_messages(messages))
+        self.wait(math.inf if timeout is None else timeout, len(ids))
+        return self.pull_messages(ids)
 
-    def _handle(self, message: Message) -> tuple[str, Charge]:
-        node = message.metadata.dst_node_id
-        device, context = self._devices[node], self._contexts[node]
-        self._pushed += 1
-        identity = f"message-{self._pushed}"
-        arrived = _across_the_wire(message, identity)
-        _be(node)
-        try:
-            reply = self._app(arrived, context)
-        except FedpoetError as error:
-            self._on_failure(device, error.__cause__ or error)
-            raised = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
-            reply = Message(raised, reply_to=arrived)
-        finally:
-            be_server()
-        reply = _across_the_wire(reply, f"{identity}-reply")
-        self._replies[identity] = reply
-        self._on_reply(device)
-        return identity, _charge(device, message, reply)
+    # Inside.
 
+    def _is_wanted(self, journey: Journey) -> bool:
+        return self._keeps_late or journey.round == self._newest
 
-def be_server() -> None:
-    """Let messages made from here on come from the coordinator, as Flower's processes do."""
-    _be(SUPERLINK_NODE_ID)
+    def _on_end(self, journey: Journey) -> None:
+        self._arrived[journey.number] = journey
+        self._wanted += self._is_wanted(journey)
+        at_s = journey.began_s[Phase.SILENT]
+        self._level_j[journey.row] = journey.level_j
+        self._since_s[journey.row] = self.now_s() if math.isnan(at_s) else at_s
 
+    def _levels(self, rows: Ints) -> Floats:
+        return level_after(
+            self._fleet, rows, self._level_j[rows], self._since_s[rows], self.now_s()
+        )
 
-def server_context(run_config: UserConfig) -> Context:
-    """The context a ServerApp is called with."""
-    return Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(run_config))
+    def _settle(self, journey: Journey, done: Done | None) -> Message:
+        del self._arrived[journey.number]
+        message = self._messages.pop(journey.number)
+        self._wanted -= self._is_wanted(journey)
+        if done is None:
+            settled, reply = Settled(journey=journey), Message(_error(journey), reply_to=message)
+        else:
+            reply = done.reply
+            metrics = metrics_of(reply) if reply.has_content() else {}
+            settled = Settled(journey=journey, failed=reply.has_error(), metrics=metrics)
+        _identify(reply, f"{journey.number}-reply")
+        self._settled.append(settled)
+        if done is not None and done.log:
+            self._on_failure(message.metadata.dst_node_id, done.log)
+        self._on_reply(message.metadata.dst_node_id)
+        return reply
 
-
-def _be(node: int) -> None:
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = TASK_ID, RUN_ID, node
-
-
-def _context(device: Device, run_config: UserConfig) -> Context:
-    node_config: UserConfig = {
-        "workload": run_config.get("workload", ""),
-        "device": device.kind.profile_name,
-        "ram-bytes": device.kind.ram_bytes,
-        "partition-id": device.partition,
-    }
-    return Context(RUN_ID, device.node, node_config, RecordDict(), dict(run_config))
-
-
-def _across_the_wire(message: Message, identity: str) -> Message:
-    arrived = message_from_proto(message_to_proto(message))
-    arrived.metadata.__dict__["_message_id"] = identity  # a SuperLink gives it; there is no setter
-    return arrived
+    def _take_up(self, fabric: Fabric) -> None:
+        self._sent = fabric.sent
+        self._level_j, self._since_s = fabric.level_j.copy(), fabric.since_s.copy()
+        contents = [recorddict_from_proto(ProtoRecordDict.FromString(c)) for c in fabric.contents]
+        for journey in sorted((*fabric.journeys, *fabric.arrived), key=lambda j: j.number):
+            node, content = (
+                int(self._fleet.node[journey.row]),
+                contents[fabric.content[journey.number]],
+            )
+            message = Message(content, node, MessageType.TRAIN)
+            _identify(message, str(journey.number))
+            self._messages[journey.number] = message
+            self._newest = max(self._newest, journey.round)
+        self._arrived = {j.number: j for j in fabric.arrived}
+        self._wanted = sum(map(self._is_wanted, fabric.arrived))
 
 
-def _charge(device: Device, message: Message, reply: Message) -> Charge:
-    link, idle_w = device.kind.link, device.kind.profile.idle_w
-    down_bytes, up_bytes = content_bytes(message), content_bytes(reply)
-    down_s, up_s = link.down_s(down_bytes), link.up_s(up_bytes)
-    metrics: dict[str, Any] = {}
-    if reply.has_content():
-        (record,) = reply.content.metric_records.values()
-        metrics = dict(record)
-    return Charge(
-        device=device,
-        down_bytes=down_bytes,
-        up_bytes=up_bytes,
-        down_s=down_s,
-        train_s=float(metrics.get("time-s", 0.0)),
-        up_s=up_s,
-        wait_s=0.0,
-        train_j=float(metrics.get("energy-j", 0.0)),
-        radio_j=(down_s + up_s) * (link.watts + idle_w),
-        wait_j=0.0,
-    )
+def _sizes(content: RecordDict, numbers: int) -> tuple[int, int]:
+    """Bytes of a message, and of the update that answers it: the same arrays, and so many numbers."""
+    arrays = itertools.chain.from_iterable(r.values() for r in content.array_records.values())
+    return content_bytes(content), sum(len(a.data) for a in arrays) + NUMBER_BYTES * numbers
 
 
-def _waiting(charge: Charge, round_s: float) -> Charge:
-    wait_s = max(0.0, round_s - charge.busy_s)
-    return replace(charge, wait_s=wait_s, wait_j=wait_s * charge.device.kind.profile.idle_w)
+def _round_of(message: Message) -> int:
+    for record in message.content.config_records.values():
+        if isinstance(number := record.get("server-round"), int):
+            return number
+    return 0
+
+
+def _error(journey: Journey) -> Error:
+    if journey.end is End.ARRIVED:
+        late = "the update came after its round had ended"
+        return Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, late)
+    return Error(ErrorCode.NODE_UNAVAILABLE, _LOST[journey.end])
+
+
+def _identify(message: Message, identity: str) -> None:
+    """A SuperLink gives a message its id; there is no setter."""
+    message.metadata.__dict__["_message_id"] = identity

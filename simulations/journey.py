@@ -43,26 +43,32 @@ ON_THE_LINK = (Phase.DOWN, Phase.UP)
 class Journey:
     """The way of message `number`, sent at `sent_s` in `round` to the device in row `row` of the fleet.
 
-    What is known when it starts: seconds of each phase, what the device draws (`radio_w` and `train_w`
-    include idle power), what its charger gives, what its battery holds, and when and why it leaves.
-    The rest is state: `end` is what will end the phase at `until_s`, `began_s` is when each phase began, NaN
-    for those it never reached, and `order` is its place among the events of one moment.
+    What is known when it starts: seconds of each phase and bytes of each way, steps of training and what
+    their plan charges for them (`train_j`), what the device draws from its battery in all (`own_w` while it
+    waits), what its charger gives, how much its battery can hold and held (`before_j`), and when and why
+    it leaves. The rest is state: `end` is what will end the phase at `until_s`, `began_s` is when each phase
+    began, NaN for those it never reached, and `order` is its place among the events of one moment.
     """
 
     number: int
     row: int
     round: int
     sent_s: float
+    bytes_down: int
+    bytes_up: int
+    steps: int
     down_s: float
     train_s: float
     up_s: float
-    idle_w: float
+    train_j: float
+    own_w: float
     radio_w: float
     train_w: float
     charge_w: float
     capacity_j: float
     leaves_s: float
     leaves_why: End
+    before_j: float
     level_j: float
     phase: Phase = Phase.WAITS_DOWN
     until_s: float = math.inf
@@ -127,7 +133,7 @@ def move_on(journey: Journey, now_s: float, order: int, queues: bool) -> None:
 def _watts(journey: Journey) -> float:
     if journey.phase is Phase.TRAINS:
         return journey.train_w
-    return journey.radio_w if journey.phase in ON_THE_LINK else journey.idle_w
+    return journey.radio_w if journey.phase in ON_THE_LINK else journey.own_w
 
 
 def _planned_s(journey: Journey) -> float:

@@ -16,7 +16,9 @@ from .results import KindPlan, RoundRecord
 
 def accuracy_plot(rounds: Sequence[RoundRecord]) -> str:
     """Test accuracy by round (where the workload has one), and test loss beside it."""
-    series = [("test loss", [r.loss for r in rounds], "{:.3f}".format)]
+    nan = float("nan")
+    losses = [nan if r.loss is None else r.loss for r in rounds]
+    series = [("test loss", losses, "{:.3f}".format)]
     if all(r.accuracy is not None for r in rounds):
         series.insert(0, ("test accuracy", [r.accuracy or 0.0 for r in rounds], "{:.1%}".format))
     with drawing("accuracy"):
@@ -65,18 +67,18 @@ class EnergyShare:
 
 def energy_share(plan: KindPlan, rounds: Sequence[RoundRecord]) -> EnergyShare:
     """Split a kind's energy by walking its plan once and scaling it to the steps it ran."""
-    devices = [d for r in rounds for d in r.devices if d.kind == plan.kind.name and d.steps]
-    count = max(1, len(devices))
-    steps = sum(d.steps for d in devices) / count
-    spent = spending(plan.prepared.solution.plan, plan.prepared.problem)
+    kinds = [k for r in rounds for k in r.kinds if k.kind == plan.name]
+    count = max(1, sum(k.aggregated for k in kinds))
+    steps = sum(k.steps for k in kinds) / count
+    spent = spending(plan.plan, plan.problem)
     return EnergyShare(
-        kind=plan.kind.name,
+        kind=plan.name,
         compute_j=spent.compute_j * steps,
         again_j=spent.recompute_j * steps,
         paging_j=spent.paging_j * steps,
         idle_j=spent.idle_j * steps,
-        radio_j=sum(d.radio_j for d in devices) / count,
-        wait_j=sum(d.wait_j for d in devices) / count,
+        radio_j=sum(k.radio_j for k in kinds) / count,
+        wait_j=sum(k.wait_j for k in kinds) / count,
     )
 
 

@@ -1,64 +1,46 @@
-"""One simulation, from a config to a result: enrol the fleet, run the rounds, account for all of it."""
+"""One simulation, from a config to a run folder: enrol the fleet, run the rounds, account for all of it."""
 
 from __future__ import annotations
 
-import functools
-import math
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 
-import numpy as np
 import torch
-from flwr.app import Context
-from flwr.clientapp import ClientApp
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
 
-from client.app import build_client_app
-from client.node import PLAN_TIME_LIMIT_S, Node, PreparedSteps, Settings, WorkloadLoader
+from client.outbox import METRICS
 from client.state import buffer_names, evaluation, initial_arrays
 from client.workload import Workload, load_workload, with_training
-from scheduler.errors import BadInput, Infeasible, NoPlanInTime, RunFailed
+from protos.files import read_plan
+from scheduler import Plan
+from scheduler.errors import BadFile, BadInput, RunFailed
 from server.app import build_server_app
-from server.cohort import everyone, uniform
-from server.rounds import Federation, Outcome, Round
+from server.cohort import make_sampler
+from server.federation import Federation, Progress, Round
 from server.strategy import make_strategy
+from server.updates import Arrays
 
+from .checkpoint import Checkpoint, packed, read_checkpoint
 from .clock import VirtualClock
-from .fleet import Device, DeviceKind, Fleet
-from .fleet_file import DEFAULT_FLEET
-from .grid import SimulatedGrid, UserConfig, server_context
+from .config import SimulationConfig, completed
+from .departures import Departures
+from .enrol import Enrolled, Planner, charges_of, digest_of, enrol, profiles_of
+from .fleet import Fleet
+from .folder import PLANS, Draft, begun, taken_up
+from .grid import SimulatedGrid
+from .identity import RUN_ID, UserConfig, server_context
+from .ledger import rows_of
 from .population import load_fleet
-from .results import KindPlan, LeftOut, Result, RoundRecord, kind_plan, round_record
+from .reading import Run, read_config, read_run
+from .report import report_html
+from .results import KindPlan, LeftOut, RoundRecord, round_record
+from .training import InProcess, Recipe
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulationConfig:
-    """What is simulated. None means the workload's own value; `cohort` None means every device."""
-
-    workload: str = "watch"
-    rounds: int = 30
-    seed: int = 0
-    fleet: str = DEFAULT_FLEET
-    strategy: str = "fedavg"
-    cohort: int | None = None
-    local_epochs: int | None = None
-    batch_size: int | None = None
-    deadline_factor: float | None = None
-    plan_time_limit_s: float = PLAN_TIME_LIMIT_S
-
-    def __post_init__(self) -> None:
-        least = {"rounds": 1, "seed": 0, "cohort": 1, "local_epochs": 1, "batch_size": 1}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise BadInput(f"{name.replace('_', ' ')} must be {bound} or more, not {value}")
-        if self.seed >= 2**63:
-            raise BadInput(f"seed must be less than 2**63, not {self.seed}")
-        for name in ("deadline_factor", "plan_time_limit_s"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise BadInput(f"{name.replace('_', ' ')} must be more than 0, not {value}")
+CHECKPOINT_EVERY_S = 5.0  # of real time: what a run that is killed may lose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,109 +50,245 @@ class Watcher:
     on_plan: Callable[[KindPlan], None] = lambda _: None
     on_left_out: Callable[[LeftOut], None] = lambda _: None
     on_start: Callable[[Fleet], None] = lambda _: None
-    on_reply: Callable[[Device], None] = lambda _: None
-    on_failure: Callable[[Device, BaseException], None] = lambda *_: None
+    on_reply: Callable[[int], None] = lambda _: None
+    on_failure: Callable[[int, str], None] = lambda *_: None
     on_round: Callable[[RoundRecord], None] = lambda _: None
 
 
-def simulate(config: SimulationConfig, watcher: Watcher | None = None) -> Result:
-    """Run a whole federation in virtual time; the same config gives the same numbers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a run uses of the machine it is on; no number of the run depends on it.
 
-    Raises Infeasible when no device has a plan, BadUpdate or RunFailed when a round cannot end.
+    A checkpoint is written after a round when `checkpoint_every_s` have passed on `real_s` since the last.
     """
-    watcher = watcher or Watcher()
-    load = functools.cache(load_workload)  # a file of one's own runs once
-    workload = with_training(
-        load(config.workload),
-        batch_size=config.batch_size,
-        local_epochs=config.local_epochs,
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in one order, whatever the machine
+
+    real_s: Callable[[], float] = time.monotonic
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S
+
+
+def simulate(
+    config: SimulationConfig,
+    folder: Path,
+    watcher: Watcher | None = None,
+    *,
+    overwrite: bool = False,
+    machine: Machine | None = None,
+) -> Run:
+    """Run a whole federation in virtual time into a new run folder; the same config gives the same bytes.
+
+    Raises Infeasible when no device has a plan, BadUpdate or RunFailed when too many rounds are skipped.
+    """
+    draft = begun(folder, asdict(config), overwrite)
+    return _finish(config, draft, watcher or Watcher(), machine or Machine())
+
+
+def resume(folder: Path, watcher: Watcher | None = None, machine: Machine | None = None) -> Run:
+    """Go on with a run that was stopped; it ends with the bytes it would have had without the stop."""
+    draft = taken_up(folder)
     try:
-        fleet = load_fleet(config.fleet, workload.partitions, config.seed)
-        cache: PreparedSteps = {}
-        plans, left_out = enrol(config, fleet, cache, load, watcher)
-        names = {plan.kind.name for plan in plans}
-        able = fleet.where(np.array([k.name in names for k in fleet.kinds])[fleet.kind])
-        watcher.on_start(able)
-        outcome, records = _federate(config, workload, able, build_client_app(cache, load), watcher)
+        config = read_settings(draft.path)
+    except BadFile:
+        draft.close()
+        raise
+    return _finish(config, draft, watcher or Watcher(), machine or Machine())
+
+
+def read_settings(folder: Path) -> SimulationConfig:
+    """The config of a run folder. Raises BadFile."""
+    values = read_config(folder)
+    try:
+        return SimulationConfig(**{f.name: values[f.name] for f in fields(SimulationConfig)})
+    except (KeyError, TypeError) as error:
+        raise BadFile(f"{folder}: config.json is not that of a run: {error}") from error
+
+
+def _finish(config: SimulationConfig, draft: Draft, watcher: Watcher, machine: Machine) -> Run:
+    try:
+        with _one_thread():
+            arrays = _simulate(config, draft, watcher, machine)
+        run = read_run(draft.path)
+        draft.finish(arrays, report_html(run))
+        return read_run(draft.folder)
+    finally:
+        draft.give_up()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums in one order, whatever the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
     finally:
         torch.set_num_threads(threads)
-    return Result(
-        config=_described(config, workload),
-        fleet=fleet,
-        plans=plans,
-        left_out=left_out,
-        rounds=tuple(records),
-        arrays=outcome.arrays,
+
+
+class _Workloads:
+    """Workloads by name, each loaded once in a process: a file of one's own runs once."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Workload] = {}
+
+    def __call__(self, spec: str) -> Workload:
+        if spec not in self._loaded:
+            self._loaded[spec] = load_workload(spec)
+        return self._loaded[spec]
+
+    def __reduce__(self) -> tuple[type[_Workloads], tuple[()]]:
+        return _Workloads, ()
+
+
+def _simulate(config: SimulationConfig, draft: Draft, watcher: Watcher, machine: Machine) -> Arrays:
+    load = _Workloads()
+    natural = load(config.workload)
+    fleet = load_fleet(config.fleet, natural.partitions, config.seed)
+    config = completed(config, fleet.options)
+    workload = with_training(
+        natural, batch_size=config.batch_size, local_epochs=config.local_epochs
     )
+    config = replace(
+        config,
+        strategy=config.strategy or "fedavg",
+        sampler=config.sampler or "uniform",
+        batch_size=workload.batch_size,
+        local_epochs=workload.local_epochs,
+    )
+    draft.write_config(asdict(config))
+    checkpoint = _checkpoint(draft, fleet)
+    planner = Planner(
+        config=config,
+        cache={},
+        load=load,
+        known=_known_plans(draft, fleet),
+        on_plan=watcher.on_plan,
+        on_left_out=watcher.on_left_out,
+    )
+    enrolled = enrol(planner, fleet, workload)
+    if checkpoint is None:
+        draft.write_fleet(enrolled.plans, enrolled.left_out, enrolled.devices)
+    watcher.on_start(enrolled.fleet)
+    federated = _Federated(config, workload, enrolled, planner, draft, watcher, machine)
+    return federated.run(checkpoint, digest_of(fleet))
 
 
-def enrol(
-    config: SimulationConfig,
-    fleet: Fleet,
-    cache: PreparedSteps,
-    load: WorkloadLoader,
-    watcher: Watcher,
-) -> tuple[tuple[KindPlan, ...], tuple[LeftOut, ...]]:
-    """Let one device of each kind plan. Raises the last kind's error when none can."""
-    plans: list[KindPlan] = []
-    left_out: list[LeftOut] = []
-    failed: Infeasible | NoPlanInTime | None = None
-    count = Counter(d.kind.name for d in fleet.devices)
-    for kind in fleet.kinds:
-        first = next(d for d in fleet.devices if d.kind.name == kind.name)
-        try:
-            prepared = Node(_settings(config, kind, first.partition), cache, load).prepare()
-        except (Infeasible, NoPlanInTime) as error:
-            failed = error
-            left_out.append(LeftOut(kind=kind, devices=count[kind.name], reason=str(error)))
-            watcher.on_left_out(left_out[-1])
-        else:
-            plans.append(kind_plan(kind, count[kind.name], prepared))
-            watcher.on_plan(plans[-1])
-    if not plans and failed is not None:
-        raise failed
-    return tuple(plans), tuple(left_out)
+def _checkpoint(draft: Draft, fleet: Fleet) -> Checkpoint | None:
+    """Where to go on, with the files of rounds cut to it; None at the beginning."""
+    checkpoint, lengths = None, None
+    if draft.checkpoint.exists():
+        checkpoint, lengths = read_checkpoint(draft.checkpoint)
+        if checkpoint.digest != digest_of(fleet):
+            raise BadInput(
+                f"{draft.path} was begun with another fleet; bring its file back, or begin a new run"
+            )
+    draft.cut(lengths)
+    return checkpoint
 
 
-def _federate(
-    config: SimulationConfig,
-    workload: Workload,
-    fleet: Fleet,
-    app: ClientApp,
-    watcher: Watcher,
-) -> tuple[Outcome, list[RoundRecord]]:
-    clock = VirtualClock()
-    run_config = _run_config(config)
-    grid = SimulatedGrid(fleet, app, clock, run_config, watcher.on_reply, watcher.on_failure)
-    records: list[RoundRecord] = []
-    outcomes: list[Outcome] = []
+def _known_plans(draft: Draft, fleet: Fleet) -> dict[str, Plan]:
+    files = {kind.name: draft.path / PLANS / f"{kind.name}.json" for kind in fleet.kinds}
+    return {name: read_plan(file) for name, file in files.items() if file.exists()}
 
-    def on_round(done: Round) -> None:
-        records.append(round_record(done, grid.charges))
-        watcher.on_round(records[-1])
 
-    def compose(_: Context) -> Federation:
-        return Federation(
-            initial=initial_arrays(workload, config.seed),
-            strategy=make_strategy(config.strategy),
-            num_rounds=config.rounds,
-            averaged=buffer_names(workload),
-            evaluate=evaluation(workload),
-            now_s=clock.now_s,
-            sampler=everyone
-            if config.cohort is None
-            else uniform(config.cohort, np.random.default_rng((config.seed, 0))),
-            on_round=on_round,
+class _Federated:
+    """The rounds of one run."""
+
+    def __init__(
+        self,
+        config: SimulationConfig,
+        workload: Workload,
+        enrolled: Enrolled,
+        planner: Planner,
+        draft: Draft,
+        watcher: Watcher,
+        machine: Machine,
+    ) -> None:
+        self._config, self._workload, self._enrolled = config, workload, enrolled
+        self._planner, self._draft, self._watcher = planner, draft, watcher
+        self._machine, self._saved_s = machine, machine.real_s()
+        self._rules = config.rules()
+        self._run_config = _run_config(config)
+
+    def run(self, checkpoint: Checkpoint | None, digest: str) -> Arrays:
+        """Run the rounds that are missing; returns the model after the last one."""
+        config, workload = self._config, self._workload
+        grid = self._grid(checkpoint)
+        outcomes: list[Arrays] = []
+
+        def compose(_: Grid, __: Context) -> Federation:
+            return Federation(
+                initial=initial_arrays(workload, config.seed),
+                strategy=make_strategy(config.strategy or ""),
+                num_rounds=config.rounds,
+                averaged=buffer_names(workload),
+                evaluate=evaluation(workload),
+                now_s=grid.now_s,
+                wait=grid.wait,
+                reports=grid.reports,
+                rules=self._rules,
+                sampler=make_sampler(config.sampler or ""),
+                seed=config.seed,
+                on_round=lambda done, progress: self._on_round(grid, digest, done, progress),
+                resume=None if checkpoint is None else checkpoint.progress,
+            )
+
+        server = build_server_app(compose, lambda arrays, _: outcomes.append(arrays))
+        server(grid, server_context(self._run_config))
+        if not outcomes:
+            raise RunFailed("the coordinator ended without a model")
+        return outcomes[0]
+
+    def _grid(self, checkpoint: Checkpoint | None) -> SimulatedGrid:
+        enrolled, config = self._enrolled, self._config
+        recipe = Recipe(
+            load=self._planner.load,
+            device=profiles_of(enrolled.fleet),
+            charges=None if config.execute_plans else enrolled.charges,
+        )
+        fabric = None if checkpoint is None else checkpoint.fabric
+        return SimulatedGrid(
+            VirtualClock(0.0 if fabric is None else fabric.now_s),
+            Departures(fleet=enrolled.fleet, charges=charges_of(enrolled, self._workload)),
+            InProcess(recipe.app(self._planner.cache)),
+            self._context,
+            numbers=len(METRICS) - (not config.execute_plans),
+            keeps_late=self._rules.keeps_late,
+            slots=config.link_slots,
+            on_reply=self._watcher.on_reply,
+            on_failure=self._watcher.on_failure,
+            resume=fabric,
         )
 
-    server = build_server_app(compose, lambda outcome, _: outcomes.append(outcome))
-    server(grid, server_context(run_config))
-    if not outcomes:
-        raise RunFailed("the coordinator ended without a model")
-    return outcomes[0], records
+    def _on_round(self, grid: SimulatedGrid, digest: str, done: Round, progress: Progress) -> None:
+        last = done.number == self._config.rounds
+        rows = rows_of(
+            self._enrolled.fleet,
+            (*grid.settled(), *(grid.cut_off() if last else ())),
+            round_number=done.number,
+            end_s=done.end_s,
+            aggregated=done.metrics.keys(),
+            refused={r.node for r in done.refused if r.sent},
+            together=self._rules.buffer is None,
+        )
+        record = round_record(done, rows, [p.name for p in self._enrolled.plans], grid.online)
+        self._draft.append(record, rows)
+        self._watcher.on_round(record)
+        if not last and self._machine.real_s() - self._saved_s >= self._machine.checkpoint_every_s:
+            fabric = grid.fabric()
+            self._draft.save(*packed(Checkpoint(digest=digest, progress=progress, fabric=fabric)))
+            self._saved_s = self._machine.real_s()
+
+    def _context(self, row: int) -> Context:
+        """The context of a device: what `flwr run` and its SuperNode would give."""
+        fleet = self._enrolled.fleet
+        kind, node = fleet.kinds[fleet.kind[row]], int(fleet.node[row])
+        node_config: UserConfig = {
+            "workload": self._config.workload,
+            "device": kind.profile_name,
+            "ram-bytes": kind.ram_bytes,
+            "partition-id": int(fleet.partition[row]),
+        }
+        return Context(RUN_ID, node, node_config, RecordDict(), self._run_config)
 
 
 def _run_config(config: SimulationConfig) -> UserConfig:
@@ -182,23 +300,3 @@ def _run_config(config: SimulationConfig) -> UserConfig:
         "deadline-factor": config.deadline_factor or 0.0,
         "plan-time-limit-s": config.plan_time_limit_s,
     }
-
-
-def _settings(config: SimulationConfig, kind: DeviceKind, partition: int) -> Settings:
-    return Settings(
-        workload=config.workload,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        local_epochs=config.local_epochs,
-        deadline_factor=config.deadline_factor,
-        plan_time_limit_s=config.plan_time_limit_s,
-        device=kind.profile_name,
-        ram_bytes=kind.ram_bytes,
-        partition=partition,
-    )
-
-
-def _described(config: SimulationConfig, workload: Workload) -> dict[str, Any]:
-    """The config with the workload's own values filled in."""
-    filled = {"batch_size": workload.batch_size, "local_epochs": workload.local_epochs}
-    return asdict(config) | filled

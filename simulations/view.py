@@ -21,9 +21,10 @@ from rich.text import Text
 
 from scheduler.view.text import human_bytes, human_j, human_s, plural
 
-from .fleet import Device, Fleet
-from .results import KindPlan, LeftOut, RoundRecord
-from .run import SimulationConfig, Watcher
+from .config import SimulationConfig
+from .fleet import Fleet
+from .results import KindPlan, KindRound, LeftOut, Refused, RoundRecord
+from .run import Watcher
 
 LEGEND = "RAM of each kind, what a round took, what a training step pages and recomputes:"
 
@@ -71,36 +72,37 @@ class View:
         return Text.assemble(
             ("fedpoet", "bold"),
             f"  workload {config.workload}, {plural(config.rounds, 'round')}, "
-            f"strategy {config.strategy}, seed {config.seed}",
+            f"strategy {config.strategy or 'fedavg'}, seed {config.seed}",
         )
 
     def _on_plan(self, plan: KindPlan) -> None:
         self._plans.append(plan)
         self._refresh()
 
-    def _on_left_out(self, left_out: LeftOut) -> None:
-        kind, count = left_out.kind, plural(left_out.devices, "device")
+    def _on_left_out(self, left: LeftOut) -> None:
+        count = plural(left.devices, "device")
         self._print(
-            f"[yellow]left out[/]  {escape(kind.name)} ({count}, {escape(kind.profile_name)}): "
-            f"{escape(left_out.reason)}"
+            f"[yellow]left out[/]  {escape(left.name)} ({count}, {escape(left.profile)}): "
+            f"{escape(left.reason)}"
         )
 
     def _on_start(self, fleet: Fleet) -> None:
-        size = min(self._config.cohort or len(fleet.devices), len(fleet.devices))
+        size = min(self._config.cohort or len(fleet), len(fleet))
         self._progress.update(self._task, description="round 1", total=size * self._config.rounds)
 
-    def _on_reply(self, _: Device) -> None:
+    def _on_reply(self, _: int) -> None:
         self._progress.advance(self._task)
 
-    def _on_failure(self, device: Device, error: BaseException) -> None:
-        said = escape(f"{type(error).__name__}: {' '.join(str(error).split())}")
-        self._print(f"[yellow]  log of node {device.node}[/], which stays there: {said}")
+    def _on_failure(self, node: int, log: str) -> None:
+        self._print(f"[yellow]  log of node {node}[/], which stays there: {escape(log)}")
 
     def _on_round(self, record: RoundRecord) -> None:
         self._last = record
         self._print(_round_line(record))
-        for node, reason in record.refused:
-            self._print(f"[yellow]  refused[/]  node {node}: {escape(reason)}")
+        if record.skipped is not None:
+            self._print(f"[yellow]  skipped[/]  {escape(record.skipped)}")
+        for refused in record.refused:
+            self._print(f"[yellow]  refused[/]  {_nodes(refused)}: {escape(refused.reason)}")
         if record.round < self._config.rounds:
             self._progress.update(self._task, description=f"round {record.round + 1}")
         self._refresh()
@@ -119,10 +121,18 @@ class View:
         return Group(Text(f"\n{LEGEND}", "dim"), table, self._progress)
 
 
+def _nodes(refused: Refused) -> str:
+    """`node 7, 8`, with how many more there are."""
+    more = refused.count - len(refused.nodes)
+    named = ", ".join(map(str, refused.nodes))
+    return f"node {named}" + (f" and {more} more" if more else "")
+
+
 def _round_line(record: RoundRecord) -> str:
     accuracy = "" if record.accuracy is None else f"  accuracy [bold green]{record.accuracy:.3f}[/]"
-    scores = f"round {record.round:>3}  loss {record.loss:6.3f}{accuracy}"
-    if not record.devices:
+    loss = "   nan" if record.loss is None else f"{record.loss:6.3f}"
+    scores = f"round {record.round:>3}  loss {loss}{accuracy}"
+    if not record.round:
         return f"{scores}  [dim]before training[/]"
     return (
         f"{scores}  down {human_bytes(record.bytes_down):>7}  up {human_bytes(record.bytes_up):>7}"
@@ -147,16 +157,20 @@ def kinds_table(plans: list[KindPlan], record: RoundRecord | None) -> Table:
     for name in ("budget", "peak", "keep all", "time", "energy", "paged out/in", "recomputed"):
         table.add_column(name, justify="right", no_wrap=True)
     for plan in plans:
-        rounds = [d for d in record.devices if d.kind == plan.kind.name] if record else []
-        done = [d for d in rounds if d.steps]
+        done = _round_of(record, plan)
+        count = done.rows if done else 1
         table.add_row(
-            escape(f"{plan.devices} × {plan.kind.name}"),
-            human_bytes(plan.kind.ram_bytes),
-            human_bytes(max(d.measured_peak_bytes for d in done)) if done else "",
+            escape(f"{plan.devices} × {plan.name}"),
+            human_bytes(plan.ram_bytes),
+            human_bytes(done.peak_bytes or plan.peak_bytes) if done else "",
             human_bytes(plan.keep_all_peak_bytes),
-            human_s(sum(d.down_s + d.train_s + d.up_s for d in done) / len(done)) if done else "",
-            human_j(sum(d.energy_j for d in done) / len(done)) if done else "",
+            human_s(done.busy_s / count) if done else "",
+            human_j(done.energy_j / count) if done else "",
             _paged(plan),
             str(plan.recomputed or "nothing"),
         )
     return table
+
+
+def _round_of(record: RoundRecord | None, plan: KindPlan) -> KindRound | None:
+    return next((k for k in record.kinds if k.kind == plan.name), None) if record else None
