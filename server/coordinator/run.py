@@ -1,4 +1,4 @@
-"""A coordinator's run: the round engine between a fabric and the journal, from the start or where it stopped."""
+"""A coordinator's run: the round engine between a fabric and the journal, from the start or from a stop."""
 
 from __future__ import annotations
 
