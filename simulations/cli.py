@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import client.cli
+import client.device.cli
 import server.cli
 import server.coordinator.cli
 from scheduler.cli import run
@@ -32,6 +33,7 @@ def _read_model(workload: str, seed: int) -> Model:
 
 
 client.cli.register(app)
+client.device.cli.register(app)
 server.cli.register(app)
 server.coordinator.cli.register(app, _read_model)
 
