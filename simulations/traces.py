@@ -41,12 +41,14 @@ def read_availability(path: Path) -> Traces:
     start_s, end_s = list[float](), list[float]()
     for client, entry in _clients(path, "an availability trace"):
         where = f"trace {path}: client {client}"
-        finish_s = _number(entry.get("finish_time"), f"{where}: finish_time")
+        finish_s = _number(entry.get("finish_time"), f"{where}: finish_time", least=1.0)
         spans = _spans(entry, finish_s, where)
         start_s += [begin_s for begin_s, _ in spans]
         end_s += [stop_s for _, stop_s in spans]
         first.append(len(start_s))
         period_s.append(finish_s)
+    if not start_s:
+        raise BadFile(f"trace {path}: no client was ever available")
     return Traces(
         first=np.array(first, dtype=np.int64),
         start_s=np.array(start_s, dtype=np.float64),
