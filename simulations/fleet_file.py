@@ -262,7 +262,8 @@ def read_fleet(spec: str, changes: Mapping[str, object]) -> FleetFile:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise BadFile(f"fleet {spec}: {place}: {first['msg']}") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise BadFile(f"fleet {spec}: {place}: {said}") from error
 
 
 def _table(spec: str) -> dict[str, Any]:
