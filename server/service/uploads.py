@@ -110,7 +110,6 @@ class Uploads:
         blobs = self._store.blobs
         try:
             arriving.finish()
-            file.flush()
             require_arrays(Path(file.name))
         except BadMessage:
             if arriving.offset_bytes == arriving.blob.size_bytes:
@@ -169,6 +168,7 @@ def check_header(header: UpdateHeader, limits: Limits) -> Blob:
 
 def _keep(file: BinaryIO, arriving: Arriving, chunk: Chunk) -> None:
     file.write(arriving.take(chunk))
+    file.flush()  # so that the file's size says what has arrived
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
