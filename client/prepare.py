@@ -9,6 +9,7 @@ from torch import nn
 
 from scheduler import (
     Budget,
+    CostTable,
     DeviceProfile,
     Plan,
     PlanCache,
@@ -99,11 +100,23 @@ def pose_step(
         module, loss, optimizer, batch, accumulate=accumulate, max_operators=max_operators
     )
     traced = with_workspace(traced, module, optimizer)
+    costs = costing(traced, module, optimizer, device)
+    return pose_traced(traced, device, costs, ram_bytes=ram_bytes, deadline_factor=deadline_factor)
+
+
+def pose_traced(
+    traced: Traced,
+    device: DeviceProfile,
+    costs: CostTable,
+    *,
+    ram_bytes: int | None = None,
+    deadline_factor: float | None = None,
+) -> Posed:
+    """What `pose_step` does once a step is traced and costed: many devices may share one trace."""
     budget = Budget(
         ram_bytes=device.trainable_bytes if ram_bytes is None else ram_bytes,
         page_store_bytes=max(0, device.page_store_bytes - _store_overhead_bytes(traced, device)),
     )
-    costs = costing(traced, module, optimizer, device)
     problem = Problem(graph=traced.graph, costs=costs, budget=budget)
     if deadline_factor is not None:
         time_s = deadline_factor * problem.compute_once.time_s
