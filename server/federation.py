@@ -81,7 +81,8 @@ class Federation:
     round's number. `on_round` gets each round and what is needed to go on from there: given back as `resume`,
     with a Grid that still has the messages under way, the run goes on. `on_cohort` gets the cohort of a
     synchronous round before anybody is asked. `withdraw` tells devices that their updates are not wanted
-    any more; without it a device stays asked until it answers.
+    any more; without it a device stays asked until it answers. While too few devices are eligible, the
+    run looks again every `look_every_s`.
     """
 
     initial: Arrays
@@ -100,6 +101,7 @@ class Federation:
     on_cohort: Callable[[int, tuple[int, ...]], None] = lambda *_: None
     on_round: Callable[[Round, Progress], None] = lambda *_: None
     resume: Progress | None = None
+    look_every_s: float = 60.0
 
 
 def beginning(federation: Federation) -> Progress:

@@ -36,7 +36,6 @@ from .replies import (
 from .strategy import restore, state_of
 from .updates import Arrays
 
-LOOK_EVERY_S = 60.0  # while too few devices are eligible
 MANY = 2**62  # more than any fleet has
 
 
@@ -98,6 +97,10 @@ class _Run:
         self._withdraw(tally)
         skipped = self._why_skipped(tally)
         if skipped is None:
+            if (
+                not tally.draws
+            ):  # nobody was asked anew, but strategies note the model when they are told to ask
+                self._configure(tuple(tally.metrics))
             self.arrays = aggregate.model(self.number)
             self._record = to_record(self.arrays)
         self._skipped = 0 if skipped is None else self._skipped + 1
@@ -170,7 +173,7 @@ class _Run:
             left_s = until_s - federation.now_s()
             if len(chosen) >= wanted or left_s <= 0:
                 return chosen
-            federation.wait(min(left_s, LOOK_EVERY_S), MANY)
+            federation.wait(min(left_s, federation.look_every_s), MANY)
 
     def _choose(self, tally: _Tally) -> NDArray[np.uint64]:
         rules, reports = self._rules, self._federation.reports()
@@ -194,18 +197,7 @@ class _Run:
     def _ask(self, tally: _Tally, chosen: NDArray[np.uint64]) -> None:
         if not len(chosen):
             return
-        cohort = tuple(int(node) for node in chosen)
-        messages = list(
-            self._federation.strategy.configure_train(
-                self.number,
-                self._record,
-                ConfigRecord(dict(self._federation.train_config or {})),
-                CohortGrid(self._grid, cohort),
-            )
-        )
-        messages.sort(key=lambda m: m.metadata.dst_node_id)
-        for message in messages:
-            message.metadata.group_id = str(self.number)
+        messages = self._configure(tuple(int(node) for node in chosen))
         asked_s = self._federation.now_s()
         sizes: dict[int, int] = {}  # strategies put one content into all messages
         for message, message_id in zip(messages, self._grid.push_messages(messages), strict=True):
@@ -218,6 +210,21 @@ class _Run:
                 message_id=message_id, node=node, version=self.number - 1, asked_s=asked_s
             )
         tally.draws += 1
+
+    def _configure(self, cohort: tuple[int, ...]) -> list[Message]:
+        """The strategy's messages to a cohort, in ascending order of node."""
+        federation = self._federation
+        messages = list(
+            federation.strategy.configure_train(
+                self.number,
+                self._record,
+                ConfigRecord(dict(federation.train_config or {})),
+                CohortGrid(self._grid, cohort),
+            )
+        )
+        for message in messages:
+            message.metadata.group_id = str(self.number)
+        return sorted(messages, key=lambda m: m.metadata.dst_node_id)
 
     def _take(self, tally: _Tally, aggregate: Aggregate, wanted: int) -> None:
         """Pull replies and add those that can be used.

@@ -22,6 +22,8 @@ from .journal import Journal
 from .values import finite
 from .watch import Watch
 
+LOOK_EVERY_S = 0.5  # for devices that have come
+
 log = logging.getLogger("fedpoet.coordinator")
 
 
@@ -130,6 +132,7 @@ def coordinate(
                 withdraw=fabric.withdraw,
                 on_cohort=on_cohort,
                 on_round=on_round,
+                look_every_s=LOOK_EVERY_S,
                 resume=resume and _with_kept(resume, fabric.asked()),
             ),
         )
