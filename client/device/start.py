@@ -7,7 +7,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -63,6 +63,27 @@ async def take_part(
 
     Raises BadInput, StateError, Untrusted, ConnectionLost (of the first enrolment only) and TurnedAway.
     """
+    told = asyncio.Event()
+    running = asyncio.ensure_future(_joined(wishes, sources, told, generator, now_s))
+
+    def leave() -> None:
+        told.set()
+        running.cancel()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, running.cancel)
+    loop.add_signal_handler(signal.SIGINT, leave)
+    with suppress(asyncio.CancelledError):
+        await running
+
+
+async def _joined(
+    wishes: Wishes,
+    sources: Sources,
+    leaving: asyncio.Event,
+    generator: Random,
+    now_s: Callable[[], float],
+) -> None:
     vault = Vault(wishes.folder)
     with only_one(wishes.folder):
         vault.tidy()
@@ -88,7 +109,11 @@ async def take_part(
             member = Member(
                 joining, identity, vault, worker, sources, generator=generator, now_s=now_s
             )
-            await _until_told(member)
+            try:
+                await member.run()
+            finally:
+                if leaving.is_set():
+                    await member.leave()
         finally:
             await worker.stop()
 
@@ -125,24 +150,6 @@ async def _asked(worker: Worker, message: Message, what: str) -> Message:
     if isinstance(answer, Failed):
         raise BadInput(f"{what}: the lines above say why")
     return answer
-
-
-async def _until_told(member: Member) -> None:
-    """SIGTERM and SIGINT end the work at once, a training child included."""
-    running, leaving = asyncio.ensure_future(member.run()), asyncio.Event()
-
-    def leave() -> None:
-        leaving.set()
-        running.cancel()
-
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, running.cancel)
-    loop.add_signal_handler(signal.SIGINT, leave)
-    try:
-        await running
-    except asyncio.CancelledError:
-        if leaving.is_set():
-            await member.leave()
 
 
 @contextmanager
