@@ -103,7 +103,7 @@ class Workload:
 
 
 def load_workload(spec: str) -> Workload:
-    """The workload of a name in BUILT_IN, or of `path.py:name`.
+    """The workload of a name in BUILT_IN, of `hf:...` (`client.workloads.hub`), or of `path.py:name`.
 
     `name` is a Workload at module level, or a function without arguments that returns one. Raises
     UnknownName for a name that is neither, and BadFile for a file that cannot be read or run. The
@@ -111,10 +111,12 @@ def load_workload(spec: str) -> Workload:
     """
     if spec in BUILT_IN:
         found = importlib.import_module(BUILT_IN[spec]).WORKLOAD
+    elif spec.startswith("hf:"):
+        found = importlib.import_module("client.workloads.hub").from_spec(spec)
     elif ".py" in spec:
         found = _from_file(spec)
     else:
-        raise UnknownName("workload", spec, (*BUILT_IN, "path.py:name"))
+        raise UnknownName("workload", spec, (*BUILT_IN, "hf:NAME", "path.py:name"))
     if not isinstance(found, Workload):
         raise BadFile(f"{spec} is a {type(found).__name__}, not a client.workload.Workload")
     name = found.name

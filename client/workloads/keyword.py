@@ -3,7 +3,8 @@
 Data: espeak-ng says each word 8 times in each of 80 voices, at changing speed, pitch and loudness, with
 background noise (`tools/build_keyword.py` makes the file that is shipped; no person was recorded). One
 partition per voice: 64 voices train, every fifth is the test. An example is a log-mel spectrogram of one
-second: a microphone's samples become one on the device.
+second: a microphone's samples become one on the device. Each is joined by one copy that is moved by up to
+two bands of frequency, since no two throats are alike.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ LEVELS = 32  # of loudness
 VOICES = 80
 TEST_VOICES = tuple(range(4, VOICES, 5))
 TRAIN_VOICES = tuple(voice for voice in range(VOICES) if voice not in TEST_VOICES)
+MOST_BANDS = 2
 MEAN, SPREAD = 0.5, 0.25  # of loudness, about, as shares of the loudest
 
 
@@ -53,23 +55,40 @@ def optimizer(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer
 
 
 def data(partition: int) -> Examples:
-    """Words of one voice."""
-    return _examples((TRAIN_VOICES[partition],))
+    """Words of one voice, each with its moved copy."""
+    loudness, words = _of_voices((TRAIN_VOICES[partition],))
+    moved = _moved(loudness, np.random.default_rng((partition, 1)))
+    return _examples(np.concatenate((loudness, moved)), np.concatenate((words, words)))
 
 
 def test() -> Examples:
     """Words of the voices that no partition has."""
-    return _examples(TEST_VOICES)
+    return _examples(*_of_voices(TEST_VOICES))
 
 
-def _examples(voices: tuple[int, ...]) -> Examples:
+def _examples(loudness: NDArray[np.float32], words: NDArray[np.int64]) -> Examples:
+    return Examples(
+        x=torch.from_numpy((loudness - MEAN) / SPREAD).unsqueeze(1), y=torch.from_numpy(words)
+    )
+
+
+def _of_voices(voices: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Pictures [n, BANDS, FRAMES] from 0 to 1, and the words [n]."""
     pictures, words, speaker = _takes()
     chosen = np.isin(speaker, voices)
-    loudness = pictures[chosen].astype(np.float32) / (LEVELS - 1)
-    return Examples(
-        x=torch.from_numpy((loudness - MEAN) / SPREAD).unsqueeze(1),
-        y=torch.from_numpy(words[chosen].astype(np.int64)),
+    return pictures[chosen].astype(np.float32) / np.float32(LEVELS - 1), words[chosen].astype(
+        np.int64
     )
+
+
+def _moved(loudness: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+    """Each picture moved up or down by up to MOST_BANDS, as if a larger or smaller throat had spoken."""
+    padded = np.pad(loudness, ((0, 0), (MOST_BANDS, MOST_BANDS), (0, 0)))
+    starts = generator.integers(0, 2 * MOST_BANDS + 1, size=(len(loudness), 1))
+    moved: NDArray[np.float32] = padded[
+        np.arange(len(loudness))[:, None], starts + np.arange(BANDS)
+    ]
+    return moved
 
 
 @lru_cache(maxsize=1)
@@ -92,5 +111,5 @@ WORKLOAD = Workload(
     data=data,
     test=test,
     batch_size=8,
-    local_epochs=1,
+    local_epochs=2,
 )
