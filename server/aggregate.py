@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
@@ -41,9 +42,8 @@ class Aggregate:
 
     def model(self, number: int) -> Arrays:
         """The next model, after at least one update. Raises RunFailed when the strategy gives none."""
-        mean = self._totals.mean()
         if self._streams:
-            replies = [_reply(self._kept[0], self._typed(mean), self._totals.weight)]
+            replies = [_reply(self._kept[0], self._means(self._reference), self._totals.weight)]
         else:
             replies = _alike(sorted(self._kept, key=position))
         try:
@@ -54,11 +54,15 @@ class Aggregate:
             raise RunFailed(f"round {number}: the strategy returned no model")
         try:
             # Strategies compute in their own precision; the model keeps its types.
-            arrays = self._typed(from_record(record) | {n: mean[n] for n in self._averaged})
+            arrays = self._typed(from_record(record) | self._means(self._averaged))
             check_arrays(arrays, self._reference)
         except (BadUpdate, KeyError) as error:
             raise RunFailed(f"round {number}: the aggregate is not a model: {error}") from error
         return arrays
+
+    def _means(self, names: Iterable[str]) -> dict[str, NDArray[np.generic]]:
+        """Means in the model's own types, one array at a time: they are made in twice the size."""
+        return {n: rounded(self._totals.mean(n), self._reference[n].dtype) for n in names}
 
     def _typed(self, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
         return {n: rounded(arrays[n], old.dtype) for n, old in self._reference.items()}

@@ -61,22 +61,25 @@ class Totals:
             _add(arrays[name].reshape(-1), weight, self._coarse[name], self._fine[name])
         self.count += 1
         if self.count % CARRY_AFTER == 0:
-            self._carry()
+            for name, fine in self._fine.items():
+                _carry(self._coarse[name], fine)
 
-    def mean(self) -> dict[str, NDArray[np.float64]]:
-        """Weighted means, in float64; at least one update has been added."""
-        self._carry()
-        weight = self.weight
-        return {
-            name: ((self._coarse[name] / COARSE + self._fine[name] / FINE) / weight).reshape(shape)
-            for name, shape in self._shapes.items()
-        }
+    def mean(self, name: str) -> NDArray[np.float64]:
+        """The weighted mean of one array, in float64; at least one update has been added."""
+        coarse, fine = self._coarse[name], self._fine[name]
+        _carry(coarse, fine)
+        mean = fine / FINE
+        mean += coarse / COARSE
+        mean /= self.weight
+        return mean.reshape(self._shapes[name])
 
-    def _carry(self) -> None:
-        for name, fine in self._fine.items():
-            carry = fine >> SHIFT
-            self._coarse[name] += carry
-            fine -= carry << SHIFT
+
+def _carry(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> None:
+    """Move what is whole in the fine sums to the coarse ones."""
+    carry = fine >> SHIFT
+    coarse += carry
+    carry <<= SHIFT
+    fine -= carry
 
 
 def _largest(values: NDArray[Any]) -> float:

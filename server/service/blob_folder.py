@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
@@ -25,7 +26,7 @@ class BlobFolder:
 
     def add_model(self, write: Callable[[Path], None]) -> Blob:
         """Keep what `write` writes to a path; the same bytes are kept once."""
-        draft = self._models / f".draft-{os.getpid()}"
+        draft = self._models / f".draft-{secrets.token_hex(4)}"
         try:
             write(draft)
             with draft.open("rb") as file:

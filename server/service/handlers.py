@@ -197,6 +197,9 @@ class Handlers:
         until_s = around.now_s() + around.limits.transfer_s
         with around.gate.stream(device_id):
             path = around.store.blobs.model(request.digest)
+            size_bytes = (await self._in_thread(path.stat)).st_size
+            if request.offset_bytes > size_bytes:
+                raise Refusal(Reason.OUT_OF_ORDER, f"the model has {size_bytes} bytes")
             file = await self._in_thread(lambda: path.open("rb"))
             with file:
                 async for chunk in self._chunks(file, request.offset_bytes):
@@ -209,8 +212,6 @@ class Handlers:
                         ) from None
 
     async def _chunks(self, file: BinaryIO, offset_bytes: int) -> AsyncIterator[pb.Chunk]:
-        if offset_bytes >= 2**63:
-            raise Refusal(Reason.OUT_OF_ORDER, "no model has so many bytes")
         pieces = chunks(
             file, offset_bytes=offset_bytes, chunk_bytes=self._around.limits.chunk_bytes
         )

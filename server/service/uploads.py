@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from protos.arrays import require_arrays
-from protos.blobs import Arriving, Blob
+from protos.blobs import DIGEST_BYTES, Arriving, Blob
 from protos.device_pb2 import Chunk, Receipt, UpdateHeader, UpdatePart
 from protos.values import from_numbers
 from scheduler.errors import BadMessage
@@ -46,6 +46,8 @@ class Uploads:
 
     def offset(self, device_id: int, task_id: bytes, digest: bytes) -> tuple[int, Receipt | None]:
         """How much of an update has arrived, and its receipt when that is all of it. Raises Refusal."""
+        if len(digest) != DIGEST_BYTES:
+            raise Refusal(Reason.MALFORMED, f"a digest has {DIGEST_BYTES} bytes")
         entry = self._store.tasks.find(task_id)
         if entry is None or entry.task.device_id != device_id:
             raise Refusal(Reason.NO_SUCH_TASK, "this device has no such task")
