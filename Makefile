@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram setup demo test lint lean check format protos clean
+.PHONY: help bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -72,6 +72,9 @@ bench-train: $(STAMP) ## Time of a training step by its plan, by torch.utils.che
 
 bench-store: $(STAMP) ## Throughput of the encrypted page store against the same file without encryption.
 	$(BIN)/python -m benchmarks.store $(ARGS)
+
+fuzz: $(STAMP) ## 120,000 bad inputs against the codec and the device service (minutes; ARGS="--seed 2").
+	$(BIN)/python -m benchmarks.fuzz_service $(ARGS)
 
 protos: $(STAMP) ## Generate protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py from protos/*.proto.
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/*.proto

@@ -86,7 +86,7 @@ def channel(port: int, keys: Keyring, identity: Identity | None) -> grpc.Channel
         certificate_chain=None if identity is None else identity.certificate_pem,
     )
     # Else channels of one process to one port with equal credentials share a connection.
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    options = [("grpc.use_local_subchannel_pool", 1)]
     return grpc.secure_channel(f"localhost:{port}", credentials, options)
 
 

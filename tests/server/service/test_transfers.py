@@ -45,8 +45,9 @@ def test_a_model_goes_on_from_where_it_was(host):
         assert device.fetch(task) == model
         assert device.fetch(task, offset_bytes=1_500_000) == model[1_500_000:]
         assert device.fetch(task, offset_bytes=len(model)) == b""
-        with refused("out-of-order"):
-            device.fetch(task, offset_bytes=2**63)
+        for far in (len(model) + 1, 2**63 - 1, 2**63, 2**64 - 1):
+            with refused("out-of-order"):
+                device.fetch(task, offset_bytes=far)
 
 
 def test_models_are_for_those_who_train_them(host):
@@ -171,6 +172,13 @@ def test_headers_that_are_refused(host, header, reason):
         with refused("out-of-order"):
             device.stub.SendUpdate(iter([]))
         device.send(task.task_id, UPDATE)
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 300])
+def test_a_digest_of_another_length(host, size):
+    with peer(host) as device, refused("malformed"):
+        task = push(host, device.device_id)
+        device.stub.UpdateOffset(pb.UpdateOffsetRequest(task_id=task.task_id, digest=bytes(size)))
 
 
 def test_a_whole_update_that_is_none_starts_anew(host):
