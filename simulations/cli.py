@@ -13,7 +13,7 @@ import client.cli
 import client.device.cli
 import server.cli
 import server.coordinator.cli
-from scheduler.cli import run
+from scheduler.cli import CacheOption, run
 
 if TYPE_CHECKING:
     from server.coordinator.run import Model
@@ -71,6 +71,7 @@ def simulate(
             "--execute-plans", help="Train by the plans themselves: slower, the same numbers."
         ),
     ] = False,
+    no_cache: CacheOption = False,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/WORKLOAD-1 (or -2, ...) by default.")
     ] = None,
@@ -165,12 +166,15 @@ def simulate(
     _quiet()
     from rich.console import Console
 
+    from scheduler.cache import default_cache_folder
+
     from . import run as runs
     from .config import SimulationConfig
     from .folder import draft_of, free_folder, named
     from .view import View
 
     console = Console()
+    machine = runs.Machine(plan_cache=None if no_cache else default_cache_folder())
     if resume is not None:
         config = runs.read_settings(draft_of(resume))
         folder = named(resume)
@@ -205,9 +209,9 @@ def simulate(
         folder = out or free_folder(Path("runs"), workload.rpartition(":")[2])
     with View(console, config).watching() as watcher:
         if resume is None:
-            runs.simulate(config, folder, watcher, overwrite=overwrite)
+            runs.simulate(config, folder, watcher, overwrite=overwrite, machine=machine)
         else:
-            runs.resume(folder, watcher)
+            runs.resume(folder, watcher, machine)
     console.print(
         f"\nwrote {folder}; open {folder / 'report.html'}", soft_wrap=True, highlight=False
     )

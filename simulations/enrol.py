@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,7 @@ class Planner:
     cache: PreparedSteps
     load: WorkloadLoader
     known: Mapping[str, Plan]
+    cache_dir: Path | None = None
     on_plan: Callable[[KindPlan], None] = lambda _: None
     on_left_out: Callable[[LeftOut], None] = lambda _: None
 
@@ -76,7 +78,7 @@ def enrol(planner: Planner, fleet: Fleet, workload: Workload) -> Enrolled:
     partition = _whole_batch(workload, fleet.partition[:TRIED_PARTITIONS].tolist())
     failed: Infeasible | NoPlanInTime | None = None
     for index, kind in enumerate(fleet.kinds):
-        settings = settings_of(planner.config, kind, partition)
+        settings = _settings(planner, kind, partition)
         node = Node(settings, planner.cache, planner.load, profiles_of(fleet))
         try:
             prepared = node.prepare(planner.known.get(kind.name))
@@ -97,21 +99,6 @@ def enrol(planner: Planner, fleet: Fleet, workload: Workload) -> Enrolled:
         plans=tuple(plans),
         left_out=tuple(out),
         charges=charges,
-    )
-
-
-def settings_of(config: SimulationConfig, kind: DeviceKind, partition: int) -> Settings:
-    """The settings of a device."""
-    return Settings(
-        workload=config.workload,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        local_epochs=config.local_epochs,
-        deadline_factor=config.deadline_factor,
-        plan_time_limit_s=config.plan_time_limit_s,
-        device=kind.profile_name,
-        ram_bytes=kind.ram_bytes,
-        partition=partition,
     )
 
 
@@ -139,6 +126,22 @@ def digest_of(fleet: Fleet) -> str:
     for field in fields(Columns):
         whole.update(np.ascontiguousarray(getattr(fleet, field.name)).tobytes())
     return whole.hexdigest()
+
+
+def _settings(planner: Planner, kind: DeviceKind, partition: int) -> Settings:
+    config = planner.config
+    return Settings(
+        workload=config.workload,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        local_epochs=config.local_epochs,
+        deadline_factor=config.deadline_factor,
+        plan_time_limit_s=config.plan_time_limit_s,
+        device=kind.profile_name,
+        ram_bytes=kind.ram_bytes,
+        partition=partition,
+        cache_dir=planner.cache_dir,
+    )
 
 
 def _steps(workload: Workload, partition: int) -> int:

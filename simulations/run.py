@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from client.outbox import METRICS
 from client.state import buffer_names, evaluation, initial_arrays
-from client.workload import Workload, load_workload, with_training
+from client.workload import Workload, with_training
 from protos.files import read_plan
 from scheduler import Plan
 from scheduler.errors import BadFile, BadInput, RunFailed
@@ -27,6 +27,7 @@ from server.updates import Arrays
 from .checkpoint import Checkpoint, packed, read_checkpoint
 from .clock import VirtualClock
 from .config import SimulationConfig, completed
+from .data import Division, Workloads
 from .departures import Departures
 from .enrol import Enrolled, Planner, charges_of, digest_of, enrol, profiles_of
 from .fleet import Fleet
@@ -60,10 +61,12 @@ class Machine:
     """What a run uses of the machine it is on; no number of the run depends on it.
 
     A checkpoint is written after a round when `checkpoint_every_s` have passed on `real_s` since the last.
+    Plans are looked up and kept in the folder `plan_cache`, if there is one.
     """
 
     real_s: Callable[[], float] = time.monotonic
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    plan_cache: Path | None = None
 
 
 def simulate(
@@ -124,36 +127,25 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _Workloads:
-    """Workloads by name, each loaded once in a process: a file of one's own runs once."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, Workload] = {}
-
-    def __call__(self, spec: str) -> Workload:
-        if spec not in self._loaded:
-            self._loaded[spec] = load_workload(spec)
-        return self._loaded[spec]
-
-    def __reduce__(self) -> tuple[type[_Workloads], tuple[()]]:
-        return _Workloads, ()
-
-
 def _simulate(config: SimulationConfig, draft: Draft, watcher: Watcher, machine: Machine) -> Arrays:
-    load = _Workloads()
-    natural = load(config.workload)
-    fleet = load_fleet(config.fleet, natural.partitions, config.seed)
+    natural = Workloads()
+    fleet = load_fleet(config.fleet, natural(config.workload).partitions, config.seed)
     config = completed(config, fleet.options)
+    batch_size = config.batch_size or natural(config.workload).batch_size
+    load = natural.divided(Division(split=fleet.split, seed=config.seed, batch_size=batch_size))
     workload = with_training(
-        natural, batch_size=config.batch_size, local_epochs=config.local_epochs
+        load(config.workload), batch_size=batch_size, local_epochs=config.local_epochs
     )
     config = replace(
         config,
         strategy=config.strategy or "fedavg",
         sampler=config.sampler or "uniform",
-        batch_size=workload.batch_size,
+        batch_size=batch_size,
         local_epochs=workload.local_epochs,
     )
+    make_strategy(config.strategy or "")  # what it does not know is said before anybody plans
+    make_sampler(config.sampler or "")
+    config.rules()
     draft.write_config(asdict(config))
     checkpoint = _checkpoint(draft, fleet)
     planner = Planner(
@@ -161,6 +153,7 @@ def _simulate(config: SimulationConfig, draft: Draft, watcher: Watcher, machine:
         cache={},
         load=load,
         known=_known_plans(draft, fleet),
+        cache_dir=machine.plan_cache,
         on_plan=watcher.on_plan,
         on_left_out=watcher.on_left_out,
     )

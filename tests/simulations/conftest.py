@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from simulations.run import SimulationConfig, Watcher, simulate
+from simulations.config import SimulationConfig
+from simulations.run import Machine, Watcher, simulate
 
 # Three kinds for `digits`: a board with less RAM than it would like, a Pi, and one that cannot train.
 FLEET = """
@@ -67,8 +68,20 @@ def seen() -> list:
 
 
 @pytest.fixture(scope="session")
-def result(config, seen):
-    note = lambda name: lambda value: seen.append((name, value))  # noqa: E731
+def machine(tmp_path_factory) -> Machine:
+    """A machine that plans the same step once."""
+    return Machine(plan_cache=tmp_path_factory.mktemp("plans"))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> Path:
+    """The run folder of `result`."""
+    return tmp_path_factory.mktemp("runs") / "run"
+
+
+@pytest.fixture(scope="session")
+def result(config, seen, folder, machine):
+    note = lambda name: lambda *values: seen.append((name, *values))  # noqa: E731
     watcher = Watcher(
         on_plan=note("plan"),
         on_left_out=note("left out"),
@@ -76,4 +89,4 @@ def result(config, seen):
         on_reply=note("reply"),
         on_round=note("round"),
     )
-    return simulate(config, watcher)
+    return simulate(config, folder, watcher, machine=machine)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,20 @@ import torch
 from client.state import get_arrays, initial_arrays, set_arrays
 from client.workload import load_workload
 from scheduler.errors import BadInput, Infeasible, UnknownName
-from simulations.run import SimulationConfig, simulate
+from simulations import run as runs
+from simulations.config import SimulationConfig, completed
+from simulations.reading import read_model
+from simulations.results import Outcome
+
+
+@pytest.fixture
+def simulate(machine):
+    """Simulate with plans that earlier tests have made."""
+    return functools.partial(runs.simulate, machine=machine)
+
+
+def files(folder):
+    return {f.relative_to(folder): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 def test_devices_plan_by_themselves_and_keep_their_budget(result):
@@ -18,59 +32,84 @@ def test_devices_plan_by_themselves_and_keep_their_budget(result):
     assert board.page_in_bytes > 0
     assert pi.peak_bytes == pi.keep_all_peak_bytes
     assert pi.page_in_bytes == pi.recomputed == 0
-    for record in result.rounds[1:]:
-        for device in record.devices:
-            assert 0 < device.measured_peak_bytes <= device.ram_budget_bytes
 
 
 def test_a_device_below_its_floor_is_left_out_with_the_floor(result):
     (left,) = result.left_out
-    assert left.kind.name == "tiny"
-    assert "floor" in left.reason
-    assert {d.kind for r in result.rounds for d in r.devices} == {"board", "pi"}
+    assert left.name == "tiny"
+    assert left.floor_bytes > left.ram_bytes == 9_000
+    assert {k.kind for r in result.rounds for k in r.kinds} == {"board", "pi"}
+    assert result.devices["kind"].tolist().count(-1) == 1
+    assert len(result.devices) == 4
 
 
 def test_rounds_learn_and_are_accounted_for(result):
     first, *rest = result.rounds
-    assert first.devices == ()
+    assert first.kinds == ()
     assert result.rounds[-1].loss < first.loss
     for before, record in zip(result.rounds, rest, strict=False):
+        rows = result.journeys[result.journeys["round"] == record.round]
         assert record.start_s == before.end_s < record.end_s
-        assert record.bytes_down == sum(d.bytes_down for d in record.devices)
-        assert record.bytes_up == sum(d.bytes_up for d in record.devices)
-        slowest = max(record.devices, key=lambda d: d.down_s + d.train_s + d.up_s)
-        assert record.end_s - record.start_s == pytest.approx(
-            slowest.down_s + slowest.train_s + slowest.up_s
-        )
-        assert all(d.energy_j > 0 and d.steps > 0 for d in record.devices)
+        assert record.asked == record.aggregated == len(rows) == 3
+        assert (rows["sent_s"] == record.start_s).all()
+        assert rows["end_s"].max() == record.end_s
+        busy_s = rows["down_s"] + rows["train_s"] + rows["up_s"]
+        np.testing.assert_allclose(busy_s + rows["wait_s"], record.end_s - record.start_s)
+        assert (rows["steps"] > 0).all()
+        for name in ("train_j", "radio_j", "wait_j"):
+            sums = sum(getattr(kind, name) for kind in record.kinds)
+            assert sums == pytest.approx(rows[name].sum())
+        assert record.bytes_down == rows["bytes_down"].sum()
+        assert record.bytes_up == rows["bytes_up"].sum()
+
+
+def test_devices_are_charged_what_their_plans_say(result):
+    for position, plan in enumerate(result.plans):
+        rows = result.journeys[result.journeys["kind"] == position]
+        np.testing.assert_allclose(rows["train_s"], rows["steps"] * plan.time_s)
+        np.testing.assert_allclose(rows["train_j"], rows["steps"] * plan.energy_j)
 
 
 def test_the_watcher_hears_of_everything(result, seen):
-    names = [name for name, _ in seen]
+    names = [name for name, *_ in seen]
     assert names[:4] == ["plan", "plan", "left out", "start"]
     assert names[4:] == ["round"] + (["reply"] * 3 + ["round"]) * 2
 
 
-def test_the_same_seed_gives_the_same_numbers(config, result):
-    again = simulate(config)
-    assert [r.as_dict() for r in again.rounds] == [r.as_dict() for r in result.rounds]
-    assert all(np.array_equal(again.arrays[k], v) for k, v in result.arrays.items())
+def test_the_same_seed_gives_the_same_bytes(simulate, config, result, folder, tmp_path):
+    simulate(config, tmp_path / "again")
+    assert files(tmp_path / "again") == files(folder)
 
 
-def test_another_seed_gives_others(config, result):
-    other = simulate(replace(config, seed=4, rounds=1))
+def test_another_seed_gives_others(simulate, config, result, tmp_path):
+    other = simulate(replace(config, seed=4, rounds=1), tmp_path / "other")
     assert other.rounds[1].loss != result.rounds[1].loss
 
 
-def test_paging_and_recomputing_change_no_bit_of_the_result(config, result):
+def test_executing_the_plans_changes_nothing_but_what_is_measured(
+    simulate, config, result, folder, tmp_path
+):
+    run = simulate(replace(config, execute_plans=True), tmp_path / "run")
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (
+        folder / "model.safetensors"
+    ).read_bytes()
+    for name in ("train_s", "train_j", "train_loss", "steps"):
+        assert (run.journeys[name] == result.journeys[name]).all()
+    for row in run.journeys:
+        assert 0 < row["peak_bytes"] <= run.plans[row["kind"]].ram_bytes
+    assert (result.journeys["peak_bytes"] == 0).all()
+
+
+def test_paging_and_recomputing_change_no_bit_of_the_result(config, result, folder):
     """The same federation by hand, in plain PyTorch, without plans."""
     workload = load_workload("digits")
     arrays = initial_arrays(workload, config.seed)
+    partitions = result.devices["partition"][result.devices["kind"] >= 0].tolist()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for number in (1, 2):
-            updates = [plain_update(workload, arrays, config.seed, p, number) for p in (0, 1, 3)]
+            updates = [plain_update(workload, arrays, config.seed, p, number) for p in partitions]
             total = float(sum(weight for _, weight in updates))
             arrays = {
                 k: (sum(a[k].astype(np.float64) * w for a, w in updates) / total).astype(v.dtype)
@@ -78,7 +117,8 @@ def test_paging_and_recomputing_change_no_bit_of_the_result(config, result):
             }
     finally:
         torch.set_num_threads(threads)
-    assert all(np.array_equal(result.arrays[k], v) for k, v in arrays.items())
+    model = read_model(folder)
+    assert all(np.array_equal(model[k], v) for k, v in arrays.items())
 
 
 def plain_update(workload, arrays, seed, partition, number):
@@ -98,21 +138,102 @@ def plain_update(workload, arrays, seed, partition, number):
     return get_arrays(model), len(examples)
 
 
-def test_a_cohort_is_a_part_of_the_fleet(config):
-    result = simulate(replace(config, cohort=1, rounds=2))
-    assert [len(r.devices) for r in result.rounds] == [0, 1, 1]
+def test_a_cohort_is_a_part_of_the_fleet(simulate, config, tmp_path):
+    run = simulate(replace(config, cohort=1), tmp_path / "run")
+    assert [r.asked for r in run.rounds] == [0, 1, 1]
 
 
-def test_no_device_that_can_train_ends_with_the_floor(config, only_tiny, tmp_path):
+def test_a_deadline_leaves_stragglers_behind(simulate, config, result, tmp_path):
+    fast_s = result.journeys["end_s"][result.journeys["kind"] == 1].min()
+    run = simulate(replace(config, deadline_s=2 * fast_s, rounds=3), tmp_path / "run")
+    assert [r.end_s for r in run.rounds[1:]] == pytest.approx([n * fast_s for n in (2, 3, 4)])
+    # round 1 waits for all it has asked; then the boards are busy, and only the pi is asked
+    assert [r.aggregated for r in run.rounds[1:]] == [1, 1, 1]
+    assert [r.waiting for r in run.rounds[1:]] == [2, 2, 2]
+    slow = run.journeys[run.journeys["outcome"] == Outcome.UNFINISHED]
+    assert len(slow) == 2  # the boards were asked once: they owe their first update to the end
+    assert (slow["down_s"] == run.rounds[-1].end_s).all()  # that is how far they have come
+    whole = result.journeys["bytes_down"].max()
+    assert ((slow["bytes_down"] > 0) & (slow["bytes_down"] < whole)).all()
+
+
+def test_buffered_rounds_use_updates_of_older_models(simulate, config, tmp_path):
+    changes = {"cohort": 3, "buffer": 1, "rounds": 6, "staleness": 0.5}
+    run = simulate(replace(config, **changes), tmp_path / "run")
+    used = run.journeys[run.journeys["outcome"] == Outcome.AGGREGATED]
+    assert [r.aggregated for r in run.rounds[1:]] == [1] * 6
+    assert len(used) == 6
+    assert used["round"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert (np.diff(used["end_s"]) >= 0).all()
+    assert run.rounds[-1].loss < run.rounds[0].loss
+
+
+def test_a_fleet_may_divide_the_data_anew(simulate, config, fleet_file, tmp_path):
+    split = '[data]\nsplit = "power-law"\nalpha = 1.0\n'
+    (tmp_path / "split.toml").write_text(fleet_file.read_text() + split)
+    run = simulate(replace(config, fleet=str(tmp_path / "split.toml"), rounds=1), tmp_path / "run")
+    epochs, size = run.config["local_epochs"], run.config["batch_size"]
+    batches = sorted(run.journeys["steps"] // epochs)
+    whole = load_workload("digits")
+    examples = sum(len(whole.examples(p)) for p in range(whole.partitions))
+    assert batches[-1] > 1.5 * batches[0]
+    assert sum(batches) * size <= examples
+    assert sum(batches) * size > examples / 2  # 3 of 4 devices can train
+
+
+def test_nobody_online_is_a_round_that_says_why(simulate, config, fleet_file, tmp_path):
+    night = '[[kinds.{}.habits.online]]\nstart_h = 20.0\nhours = 2.0\nsource = "test"\n'
+    text = fleet_file.read_text() + "".join(night.format(kind) for kind in ("board", "pi"))
+    (tmp_path / "night.toml").write_text(text)
+    asleep = replace(config, fleet=str(tmp_path / "night.toml"), most_skipped=5)
+    run = simulate(asleep, tmp_path / "skipped")
+    assert [r.skipped for r in run.rounds[1:]] == ["of 0 devices online none may be asked"] * 2
+    assert run.rounds[2].loss == run.rounds[0].loss
+    patient = simulate(replace(asleep, patience_s=86400.0, rounds=1), tmp_path / "patient")
+    assert patient.rounds[1].aggregated == 3
+    assert patient.rounds[1].end_s > 20 * 3600
+
+
+def test_no_device_that_can_train_ends_with_the_floor(simulate, config, only_tiny, tmp_path):
     (tmp_path / "tiny.toml").write_text(only_tiny)
     with pytest.raises(Infeasible, match="floor"):
-        simulate(replace(config, fleet=str(tmp_path / "tiny.toml")))
+        simulate(replace(config, fleet=str(tmp_path / "tiny.toml")), tmp_path / "run")
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.toml"]
 
 
-def test_what_cannot_be_simulated_is_said_at_once(config):
+def test_what_cannot_be_simulated_is_said_at_once(simulate, config, tmp_path):
     with pytest.raises(UnknownName, match="no strategy named 'best'; known: fedavg"):
-        simulate(replace(config, strategy="best"))
+        simulate(replace(config, strategy="best"), tmp_path / "run")
     with pytest.raises(BadInput, match="rounds must be 1 or more, not 0"):
         SimulationConfig(rounds=0)
-    with pytest.raises(BadInput, match="has 84 examples, fewer than a batch of 85"):
-        simulate(replace(config, batch_size=85))
+    with pytest.raises(BadInput, match="fewer than a batch of 500"):
+        simulate(replace(config, batch_size=500), tmp_path / "run")
+
+
+def test_the_file_speaks_where_the_command_line_does_not():
+    options = (("cohort", 5), ("deadline-s", 60), ("charging", True), ("sampler", "utility"))
+    config = completed(SimulationConfig(cohort=7), options)
+    assert (config.cohort, config.deadline_s, config.sampler) == (7, 60.0, "utility")
+    assert config.rules().eligibility.charging
+    assert asdict(completed(config, options)) == asdict(config)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("rounds", 3), "no setting of \\[server\\] named 'rounds'"),
+        (("cohort", 1.5), "cohort is 1.5; it must be of type int"),
+        (("charging", 1), "charging is 1; it must be of type bool"),
+        (("deadline_s", "soon"), "deadline_s is 'soon'; it must be of type float"),
+    ],
+)
+def test_a_bad_setting_in_the_file_is_named(option, message):
+    with pytest.raises(BadInput, match=message):
+        completed(SimulationConfig(), (option,))
+
+
+def test_bad_rules_are_said():
+    with pytest.raises(UnknownName, match="no way with late updates named 'keep'"):
+        SimulationConfig(late="keep").rules()
+    with pytest.raises(BadInput, match="buffered rounds need a cohort"):
+        SimulationConfig(buffer=2).rules()
