@@ -9,6 +9,7 @@ from functools import partial
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from client.device.policy import Facts, Hours, Policy
 from protos.blobs import Blob
 from protos.tasks import Task
 from scheduler import (
@@ -232,4 +233,31 @@ def tasks() -> st.SearchStrategy[Task]:
         plan_hints=st.binary(max_size=10),
         issued_at_s=times,
         expires_at_s=times,
+    )
+
+
+def facts() -> st.SearchStrategy[Facts]:
+    """What may be so on a device, known or not."""
+    known = st.none() | st.booleans()
+    return st.builds(
+        Facts,
+        charging=known,
+        battery=st.none() | st.floats(0, 1),
+        idle=known,
+        unmetered=known,
+        minute=st.integers(0, 24 * 60 - 1),
+    )
+
+
+def policies() -> st.SearchStrategy[Policy]:
+    """What an owner may ask for."""
+    minutes = st.tuples(st.integers(0, 1439), st.integers(0, 1439)).filter(lambda m: m[0] != m[1])
+    hours = minutes.map(lambda m: Hours(start_minute=m[0], end_minute=m[1]))
+    return st.builds(
+        Policy,
+        charging=st.booleans(),
+        idle=st.booleans(),
+        unmetered=st.booleans(),
+        least_battery=st.floats(0, 1),
+        quiet_hours=st.lists(hours, max_size=2).map(tuple),
     )
