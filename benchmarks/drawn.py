@@ -1,4 +1,4 @@
-"""Random batches, for trainings whose numbers are compared; `models` has those for planning alone."""
+"""Random batches for the networks of the benchmarks."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ def pictures(size: int, generator: torch.Generator) -> Batch:
     return x, torch.randint(0, 10, (size,), generator=generator)
 
 
-def vectors(size: int, generator: torch.Generator) -> Batch:
-    x = torch.randn(size, 784, generator=generator)
+def vectors(size: int, generator: torch.Generator, features: int = 784) -> Batch:
+    x = torch.randn(size, features, generator=generator)
     return x, torch.randint(0, 10, (size,), generator=generator)
 
 
-def masks(size: int, generator: torch.Generator) -> Batch:
-    x = torch.randn(size, 3, 64, 64, generator=generator)
-    return x, torch.randint(0, 2, (size, 64, 64), generator=generator)
+def masks(size: int, generator: torch.Generator, pixels: int = 64) -> Batch:
+    x = torch.randn(size, 3, pixels, pixels, generator=generator)
+    return x, torch.randint(0, 2, (size, pixels, pixels), generator=generator)
 
 
-def sequences(size: int, generator: torch.Generator, features: int = 40) -> Batch:
-    x = torch.randn(size, 64, features, generator=generator)
-    return x, torch.randint(0, 12, (size,), generator=generator)
+def sequences(
+    size: int, generator: torch.Generator, features: int = 40, steps: int = 64, classes: int = 12
+) -> Batch:
+    x = torch.randn(size, steps, features, generator=generator)
+    return x, torch.randint(0, classes, (size,), generator=generator)
 
 
 def texts(size: int, generator: torch.Generator) -> Batch:

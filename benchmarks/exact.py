@@ -19,16 +19,15 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from benchmarks.drawn import Batch, Draw, masks, pictures, sequences, texts, vectors
-from benchmarks.networks import Gru, Mlp, UNet, bert, mobilenet_v2, resnet18, vgg16
+from benchmarks.drawn import Batch
+from benchmarks.models import NETWORKS
 from benchmarks.outcomes import Note, Outcome, differences, outcome, recording
 from benchmarks.points import ram_bytes, with_ram
 from client.allocator import AllocatorTrace
@@ -43,6 +42,7 @@ TOLERANCE = 0.02
 # At the end, the interpreter measures by itself, to compare.
 OWN_STEPS = 2
 DEVICE = "raspberry-pi-4b"
+NAMES = [name for name in NETWORKS if name != "bert12"]  # minutes a step
 LOSS = nn.functional.cross_entropy
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, float]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.01, "momentum": 0.9}),
@@ -52,25 +52,6 @@ HEADER = (
     f"{'network':12} {'optim.':6} {'batch':>5} {'operators':>9} {'keep-all':>13} {'budget':>13} "
     f"{'predicted':>13} {'measured':>13} {'ratio':>7} {'reruns':>6} {'paged in':>13} {'s':>6}  result"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
-    """A network of full size and how batches for it are drawn."""
-
-    build: Callable[[], nn.Module]
-    draw: Draw
-
-
-NETWORKS = {
-    "mlp": Network(build=partial(Mlp, 784, 1024, 10), draw=vectors),
-    "gru": Network(build=partial(Gru, 40, 256, 2, 12), draw=sequences),
-    "mobilenetv2": Network(build=mobilenet_v2, draw=pictures),
-    "resnet18": Network(build=resnet18, draw=pictures),
-    "vgg16": Network(build=vgg16, draw=pictures),
-    "unet": Network(build=partial(UNet, 32, 2), draw=masks),
-    "bert4": Network(build=partial(bert, 4, 512), draw=texts),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +223,7 @@ def _wrong_bits(case: _Case, planned: Outcome) -> Iterator[str]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[*NETWORKS], choices=NETWORKS)
+    parser.add_argument("--only", nargs="+", default=NAMES, choices=NETWORKS)
     parser.add_argument("--optimizer", nargs="+", default=[*OPTIMIZERS], choices=OPTIMIZERS)
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES)
     parser.add_argument("--steps", type=int, default=STEPS)

@@ -1,35 +1,19 @@
-"""The training steps that planning is measured on.
-
-Each `Step` is a network with its loss, optimizer and one batch of made-up data: only shapes and types
-matter to a plan.
-"""
+"""The networks that benchmarks train, listed once, and the training steps that planning is measured on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as fn
 
-from benchmarks.networks import Gru, Stack, UNet, bert, mobilenet_v2, resnet18, vgg16
+from benchmarks.drawn import Batch, Draw, masks, pictures, sequences, texts, vectors
+from benchmarks.networks import Gru, Mlp, Stack, UNet, bert, mobilenet_v2, resnet18, vgg16
 
-Batch = tuple[Tensor, Tensor]
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One training step to plan: everything `client.prepare.pose_step` asks for."""
-
-    name: str
-    description: str
-    build: Callable[[], nn.Module]
-    optimizer: Optimizer
-    batch: Callable[[], Batch]
-    loss: Callable[[Tensor, Tensor], Tensor] = fn.cross_entropy
 
 
 def sgd(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -44,84 +28,109 @@ def adamw(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=5e-5, weight_decay=0.01)
 
 
-def images(size: int, pixels: int, classes: int = 10) -> Batch:
-    return torch.zeros(size, 3, pixels, pixels), torch.arange(size) % classes
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """A network of full size, how batches for it are drawn, and how it is trained unless told."""
+
+    title: str
+    build: Callable[[], nn.Module]
+    draw: Draw
+    optimizer: Optimizer = sgd
 
 
-def texts(size: int, sequence: int = 128) -> Batch:
-    return torch.zeros(size, sequence, dtype=torch.int64), torch.arange(size) % 2
+NETWORKS = {
+    "mlp": Network(
+        title="an MLP 784-1024-1024-10 with dropout",
+        build=partial(Mlp, 784, 1024, 10),
+        draw=vectors,
+        optimizer=adam,
+    ),
+    "gru": Network(
+        title="two GRU layers of 256, 64 steps of 40 features",
+        build=partial(Gru, 40, 256, 2, 12),
+        draw=sequences,
+        optimizer=adam,
+    ),
+    "mobilenetv2": Network(title="MobileNetV2 for CIFAR", build=mobilenet_v2, draw=pictures),
+    "resnet18": Network(title="ResNet-18 for CIFAR", build=resnet18, draw=pictures),
+    "vgg16": Network(title="VGG16 for CIFAR", build=vgg16, draw=pictures),
+    "unet": Network(
+        title="U-Net of width 32, images of 64 x 64",
+        build=partial(UNet, 32, 2),
+        draw=masks,
+        optimizer=adam,
+    ),
+    "bert4": Network(
+        title="BERT-small (4 layers, hidden 512), 128 tokens",
+        build=partial(bert, 4, 512),
+        draw=texts,
+        optimizer=adamw,
+    ),
+    "bert12": Network(
+        title="BERT-base (12 layers, hidden 768), 128 tokens",
+        build=partial(bert, 12, 768),
+        draw=texts,
+        optimizer=adamw,
+    ),
+}
+OPTIMIZER_TITLES = {sgd: "SGD with momentum", adam: "Adam", adamw: "AdamW"}
 
 
-def sequences(size: int, steps: int, features: int, classes: int = 10) -> Batch:
-    return torch.zeros(size, steps, features), torch.arange(size) % classes
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One training step to plan: everything `client.prepare.pose_step` asks for.
+
+    Only shapes and types of its batch matter to a plan.
+    """
+
+    name: str
+    network: Network
+    size: int
+    loss: Callable[[Tensor, Tensor], Tensor] = fn.cross_entropy
+
+    @property
+    def description(self) -> str:
+        trained = OPTIMIZER_TITLES[self.network.optimizer]
+        return f"{self.network.title}, batch {self.size}, {trained}"
+
+    @property
+    def build(self) -> Callable[[], nn.Module]:
+        return self.network.build
+
+    @property
+    def optimizer(self) -> Optimizer:
+        return self.network.optimizer
+
+    def batch(self) -> Batch:
+        """The same numbers at every call."""
+        return self.network.draw(self.size, torch.Generator().manual_seed(0))
 
 
-def masks(size: int, pixels: int) -> Batch:
-    return (
-        torch.zeros(size, 3, pixels, pixels),
-        torch.zeros(size, pixels, pixels, dtype=torch.int64),
-    )
+def step_of(name: str, size: int, **changes: object) -> Step:
+    """A step of a network of NETWORKS, with other values for some of its fields."""
+    return Step(name=name, network=replace(NETWORKS[name], **changes), size=size)
+
+
+LARGE_MASKS = {
+    "title": "U-Net of width 32, images of 128 x 128",
+    "draw": partial(masks, pixels=128),
+}
+STEPS: tuple[Step, ...] = (
+    step_of("resnet18", 8),
+    step_of("vgg16", 8),
+    step_of("mobilenetv2", 16),
+    step_of("unet", 4, **LARGE_MASKS),
+    step_of("gru", 16),
+    step_of("bert4", 8),
+    step_of("bert12", 8),
+)
 
 
 def transformer_stack(layers: int) -> Step:
     """Encoder layers of 128 x 2 heads over 64 vectors, batch 8, SGD with momentum."""
-    return Step(
-        name=f"stack {layers}",
-        description=f"{layers} encoder layers, hidden 128, 64 vectors, batch 8, SGD with momentum",
+    network = Network(
+        title=f"{layers} encoder layers, hidden 128, 64 vectors",
         build=partial(Stack, layers, 128, 2, 10),
-        optimizer=sgd,
-        batch=partial(sequences, 8, 64, 128),
+        draw=partial(sequences, features=128, classes=10),
     )
-
-
-STEPS: tuple[Step, ...] = (
-    Step(
-        name="resnet18",
-        description="ResNet-18 for CIFAR, batch 8, SGD with momentum",
-        build=resnet18,
-        optimizer=sgd,
-        batch=partial(images, 8, 32),
-    ),
-    Step(
-        name="vgg16",
-        description="VGG16 for CIFAR, batch 8, SGD with momentum",
-        build=vgg16,
-        optimizer=sgd,
-        batch=partial(images, 8, 32),
-    ),
-    Step(
-        name="mobilenetv2",
-        description="MobileNetV2 for CIFAR, batch 16, SGD with momentum",
-        build=mobilenet_v2,
-        optimizer=sgd,
-        batch=partial(images, 16, 32),
-    ),
-    Step(
-        name="unet",
-        description="U-Net of width 32, images of 128 x 128, batch 4, Adam",
-        build=partial(UNet, 32, 2),
-        optimizer=adam,
-        batch=partial(masks, 4, 128),
-    ),
-    Step(
-        name="gru",
-        description="two GRU layers of 256, 64 steps of 40 features, batch 16, Adam",
-        build=partial(Gru, 40, 256, 2, 12),
-        optimizer=adam,
-        batch=partial(sequences, 16, 64, 40, 12),
-    ),
-    Step(
-        name="bert4",
-        description="BERT-small (4 layers, hidden 512), 128 tokens, batch 8, AdamW",
-        build=partial(bert, 4, 512),
-        optimizer=adamw,
-        batch=partial(texts, 8),
-    ),
-    Step(
-        name="bert12",
-        description="BERT-base (12 layers, hidden 768), 128 tokens, batch 8, AdamW",
-        build=partial(bert, 12, 768),
-        optimizer=adamw,
-        batch=partial(texts, 8),
-    ),
-)
+    return Step(name=f"stack {layers}", network=network, size=8)

@@ -24,10 +24,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from benchmarks.models import Step, adam, adamw, images, masks, sequences, sgd, texts
-from benchmarks.networks import Gru, UNet, bert, mobilenet_v2, resnet18, vgg16
+from benchmarks.drawn import sequences, vectors
+from benchmarks.models import Step, step_of
+from benchmarks.networks import Mlp, UNet
 from client.costs import expected_step_s, measured_costs
 from client.interpreter import Interpreter
 from client.meter import NoMeter
@@ -41,65 +41,24 @@ TARGET = 0.15
 WARM_UP = 3  # the first steps make the optimizer's state and are watched by the allocator's trace
 
 
-def mlp() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
-    )
-
-
-def vectors() -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.zeros(32, 64), torch.arange(32) % 10
-
-
 STEPS = (
-    Step(
-        name="mlp",
-        description="64-256-256-10, batch 32, Adam",
-        build=mlp,
-        optimizer=adam,
-        batch=vectors,
+    step_of(
+        "mlp",
+        32,
+        title="an MLP 64-256-256-10",
+        build=partial(Mlp, 64, 256, 10, dropout=0.0),
+        draw=partial(vectors, features=64),
     ),
-    Step(
-        name="resnet18",
-        description="batch 4, SGD with momentum",
-        build=resnet18,
-        optimizer=sgd,
-        batch=partial(images, 4, 32),
-    ),
-    Step(
-        name="vgg16",
-        description="batch 4, SGD with momentum",
-        build=vgg16,
-        optimizer=sgd,
-        batch=partial(images, 4, 32),
-    ),
-    Step(
-        name="mobilenetv2",
-        description="batch 8, SGD with momentum",
-        build=mobilenet_v2,
-        optimizer=sgd,
-        batch=partial(images, 8, 32),
-    ),
-    Step(
-        name="unet",
-        description="width 16, 64 x 64, batch 2, Adam",
-        build=partial(UNet, 16, 2),
-        optimizer=adam,
-        batch=partial(masks, 2, 64),
-    ),
-    Step(
-        name="bert4",
-        description="hidden 512, 128 tokens, batch 2, AdamW",
-        build=partial(bert, 4, 512),
-        optimizer=adamw,
-        batch=partial(texts, 2),
-    ),
-    Step(
-        name="gru",
-        description="two layers of 256, 32 steps, batch 16, Adam",
-        build=partial(Gru, 40, 256, 2, 12),
-        optimizer=adam,
-        batch=partial(sequences, 16, 32, 40, 12),
+    step_of("resnet18", 4),
+    step_of("vgg16", 4),
+    step_of("mobilenetv2", 8),
+    step_of("unet", 2, title="U-Net of width 16, 64 x 64", build=partial(UNet, 16, 2)),
+    step_of("bert4", 2),
+    step_of(
+        "gru",
+        16,
+        title="two GRU layers of 256, 32 steps of 40 features",
+        draw=partial(sequences, steps=32),
     ),
 )
 
@@ -132,9 +91,9 @@ def main() -> None:
         f"{'ratio':>6} {'paged':>13} recomputed"
     )
     rows: list[Row] = []
-    for step in STEPS:
-        if not options.only or step.name in options.only:
-            for row in _rows(step, device, options):
+    for chosen in STEPS:
+        if not options.only or chosen.name in options.only:
+            for row in _rows(chosen, device, options):
                 rows.append(row)
                 print(_line(row), flush=True)
     off = {ram: [abs(r.ratio - 1) for r in rows if r.ram == ram] for ram in ("slack", "halfway")}
@@ -248,8 +207,6 @@ class _Run:
         module = step.build()
         module.train()
         optimizer, (x, y) = step.optimizer(module.parameters()), step.batch()
-        if x.is_floating_point():
-            x.normal_()
         times: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
             store = partial(

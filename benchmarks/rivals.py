@@ -73,6 +73,7 @@ def compiled(memory_share: float, module: nn.Module) -> nn.Module:
     """torch.compile, told to keep this share of what it would keep of the activations."""
     from torch._functorch import config
 
+    torch.compiler.reset()  # else it may run what it compiled for another share
     made = torch.compile(module)
     config.activation_memory_budget = memory_share
     return made  # type: ignore[return-value]

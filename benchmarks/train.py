@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.models import STEPS, Step
+from benchmarks.models import LARGE_MASKS, Step, step_of, transformer_stack
 from benchmarks.rivals import Rival, compiled, rivals, train_step
 from client.allocator import AllocatorTrace
 from client.costs import measured_costs
@@ -37,7 +37,16 @@ from client.profile import profile_machine
 from scheduler import Budget, DeviceProfile, Plan, Problem, floor, keep_all, replay, solve
 
 # Batches with which activations, not parameters, take most of the RAM.
-BATCHES = {"resnet18": 32, "bert4": 32, "mobilenetv2": 32, "unet": 4, "vgg16": 64, "gru": 64}
+STEPS = (
+    step_of("resnet18", 32),
+    step_of("vgg16", 64),
+    step_of("mobilenetv2", 32),
+    step_of("unet", 4, **LARGE_MASKS),
+    step_of("gru", 64),
+    step_of("bert4", 32),
+    step_of("bert12", 8),
+    transformer_stack(3),
+)
 DEFAULT = ("resnet18", "bert4")
 WARM_UP = 3
 
@@ -73,9 +82,6 @@ def contest(step: Step, device: DeviceProfile, options: argparse.Namespace) -> C
     """Trace a network at its batch size and measure what its operators cost here."""
     torch.manual_seed(0)
     x, y = step.batch()
-    count = BATCHES.get(step.name, len(x))
-    x, y = (torch.cat([t] * -(-count // len(t)))[:count] for t in (x, y))
-    x = torch.rand_like(x) if x.is_floating_point() else x
     module = step.build().train()
     optimizer = step.optimizer(module.parameters())
     posed = pose_step(module, step.loss, optimizer, (x, y), device=device, costing=measured_costs)
@@ -181,7 +187,7 @@ def main() -> None:
     for step in (s for s in STEPS if s.name in options.only):
         game = contest(step, device, options)
         everything = game.keep_all_bytes
-        print(f"\n{step.description}; here batch {len(game.x)}, {options.threads} thread(s)")
+        print(f"\n{step.description}; {options.threads} thread(s)")
         print(f"{'way':34} {'peak MB':>8} {'of keep-all':>11} {'x eager':>8}")
         with contextlib.suppress(KeyboardInterrupt):
             for made in ways(game, options.compile):
