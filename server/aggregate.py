@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import cast
 
 import numpy as np
@@ -42,8 +41,11 @@ class Aggregate:
 
     def model(self, number: int) -> Arrays:
         """The next model, after at least one update. Raises RunFailed when the strategy gives none."""
+        weight = self._totals.weight
+        means = self._means()
         if self._streams:
-            replies = [_reply(self._kept[0], self._means(self._reference), self._totals.weight)]
+            replies = [_reply(self._kept[0], means, weight)]
+            means = {name: means[name] for name in self._averaged}
         else:
             replies = _alike(sorted(self._kept, key=position))
         try:
@@ -54,15 +56,18 @@ class Aggregate:
             raise RunFailed(f"round {number}: the strategy returned no model")
         try:
             # Strategies compute in their own precision; the model keeps its types.
-            arrays = self._typed(from_record(record) | self._means(self._averaged))
+            arrays = self._typed(from_record(record) | means)
             check_arrays(arrays, self._reference)
         except (BadUpdate, KeyError) as error:
             raise RunFailed(f"round {number}: the aggregate is not a model: {error}") from error
         return arrays
 
-    def _means(self, names: Iterable[str]) -> dict[str, NDArray[np.generic]]:
-        """Means in the model's own types, one array at a time: they are made in twice the size."""
-        return {n: rounded(self._totals.mean(n), self._reference[n].dtype) for n in names}
+    def _means(self) -> dict[str, NDArray[np.generic]]:
+        """Means in the model's own types; the sums, four times as large as most models, are given up."""
+        return {
+            name: rounded(self._totals.take_mean(name), self._reference[name].dtype)
+            for name in self._totals.names
+        }
 
     def _typed(self, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
         return {n: rounded(arrays[n], old.dtype) for n, old in self._reference.items()}

@@ -64,9 +64,14 @@ class Totals:
             for name, fine in self._fine.items():
                 _carry(self._coarse[name], fine)
 
-    def mean(self, name: str) -> NDArray[np.float64]:
-        """The weighted mean of one array, in float64; at least one update has been added."""
-        coarse, fine = self._coarse[name], self._fine[name]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The arrays whose sums are still there."""
+        return tuple(self._coarse)
+
+    def take_mean(self, name: str) -> NDArray[np.float64]:
+        """The weighted mean of one array, in float64, in exchange for its sums; an update has been added."""
+        coarse, fine = self._coarse.pop(name), self._fine.pop(name)
         _carry(coarse, fine)
         mean = fine / FINE
         mean += coarse / COARSE

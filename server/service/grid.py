@@ -114,7 +114,10 @@ class ServiceGrid(Grid):
         return [n.task.task_id.hex() for n in new]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that have come, each once; an error for a task that was declined or has expired."""
+        """Replies that have come, each once; an error for a task that was declined or has expired.
+
+        Each update is read from the disk when it is its turn, so that never two are in RAM.
+        """
         now_s = self._host.now_s()
         with self._changed:
             due = {t for t, expires_s in self._expires_s.items() if expires_s < now_s}
@@ -125,7 +128,7 @@ class ServiceGrid(Grid):
         entries = self._store.tasks.entries(ready)
         late = [e.task.task_id for e in entries if e.state is State.OPEN]
         self.withdraw([task_id.hex() for task_id in late])
-        return [self._reply(entry) for entry in entries]
+        return map(self._reply, entries)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
