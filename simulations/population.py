@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from scheduler import DeviceProfile, load_device
 from scheduler.device import PageLink
 from scheduler.errors import BadInput
+from scheduler.view.text import human_bytes
 
 from .fleet import (
     ALWAYS,
@@ -189,8 +190,11 @@ def _variants(name: str, table: KindTable, folder: Path) -> Iterator[_Variant]:
     profile = load_device(named)
     store, ram = table.page_store, table.ram_bytes
     levels = list(zip(ram.levels or [ram.middle()], ram.shares or [1.0], strict=True))
+    exact = len({human_bytes(level) for level, _ in levels}) < len(levels)
     sigma = store.speed_sigma.middle()
     for level, share in levels:
+        of = f" {int(level):_} B" if exact else f" {human_bytes(level)}"
+        of = of if len(levels) > 1 else ""
         for i in range(store.classes):
             speed = math.exp(sigma * NormalDist().inv_cdf((i + 0.5) / store.classes))
             size = int(store.size_bytes.middle()) if store.size_bytes else profile.page_store_bytes
@@ -199,7 +203,7 @@ def _variants(name: str, table: KindTable, folder: Path) -> Iterator[_Variant]:
             yield _Variant(
                 share=share / store.classes,
                 kind=_kind(
-                    name=name + (f" {int(level):_} B" if len(levels) > 1 else "") + label,
+                    name=f"{name}{of}{label}",
                     group=name,
                     table=table,
                     profile_name=named if own == profile else f"{named} of {name}{label}",
