@@ -102,7 +102,9 @@ class Apprentice:
         arrays = decode_arrays(self._kept(ask.model_record(task.model.digest.hex())))
         node = Node(self._settings(task, message.workload), self._prepared, self._load)
         self._prepare(node, task)
+        began_s = time.monotonic()
         update = node.train(arrays, int(str(task.config.get("server-round", task.round_number))))
+        _log.info("task %s trained in %.3f s", message.task, time.monotonic() - began_s)
         blob = self._blob(update, arrays, task)
         header = UpdateHeader(
             task_id=task.task_id,
@@ -174,6 +176,7 @@ def main() -> None:
     """Answer one question after another, until the parent ends or says so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     signal.signal(signal.SIGTERM, _stop)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a workload prints must not get between the answers
     try:
