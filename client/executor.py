@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +21,7 @@ from .batch import Batch, tensors_in
 from .capture import Loss
 from .costs import Costing, profile_costs
 from .interpreter import Interpreter
-from .prepare import Prepared, prepare
+from .prepare import Prepared, planned, pose_step
 from .session import Session
 
 __all__ = ["Interpreter", "PlannedStep", "plan_step"]
@@ -67,19 +66,22 @@ def plan_step(
     ram_bytes = parse_bytes(ram) if isinstance(ram, str) else ram
     if accumulate < 1:
         raise BadInput(f"accumulate is a number of micro-batches, at least 1, not {accumulate}")
-    planner = partial(
-        prepare,
-        model,
-        loss,
-        optimizer,
-        device=load_device(device) if isinstance(device, str) else device,
-        ram_bytes=ram_bytes,
-        accumulate=accumulate,
-        deadline_factor=deadline_factor,
-        costing=costing,
-        time_limit_s=time_limit_s,
-        cache=cache,
-    )
+    profile = load_device(device) if isinstance(device, str) else device
+
+    def planner(batch: Batch) -> Prepared:
+        posed = pose_step(
+            model,
+            loss,
+            optimizer,
+            batch,
+            device=profile,
+            ram_bytes=ram_bytes,
+            accumulate=accumulate,
+            deadline_factor=deadline_factor,
+            costing=costing,
+        )
+        return planned(posed, time_limit_s=time_limit_s, cache=cache)
+
     step = PlannedStep(model, optimizer, planner, None if folder is None else Path(folder))
     step.plan(batch)
     return step

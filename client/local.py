@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -14,11 +15,10 @@ import torch
 from scheduler import DeviceProfile, PlanCache
 from scheduler.errors import BadInput
 
-from .costs import Costing, profile_costs
 from .mapped import MODEL_FILE, mapped
 from .meter import NOT_ASKED, Meter, NoMeter
 from .page_store import unused_path
-from .prepare import Prepared, planned, pose
+from .prepare import Prepared, Terms, planned, pose
 from .state import score
 from .trainer import TrainReport, train
 from .workload import Workload, batches
@@ -50,37 +50,28 @@ def train_locally(
     device: DeviceProfile,
     *,
     partition: int = 0,
-    ram_bytes: int | None = None,
-    deadline_factor: float | None = None,
     time_limit_s: float = 60.0,
     seed: int = 0,
     on_step: Callable[[int, int, float], None] | None = None,
     cache: PlanCache | None = None,
-    costing: Costing = profile_costs,
     meter: Meter | NoMeter = NOT_ASKED,
     files: Files | None = None,
+    **terms: Unpack[Terms],
 ) -> LocalOutcome:
     """Train a fresh model on one partition; `on_step` gets steps done, steps in all, and the loss.
 
-    A plan that `cache` knows is not searched for again. `costing` is `pose`'s, `meter` is `train`'s.
+    A plan that `cache` knows is not searched for again. `terms` are `pose`'s, `meter` is `train`'s.
     With `files`, the model is never in RAM as a whole: it starts from one file, and the model that
     comes back has its tensors in another.
 
-    Raises what `prepare`, `train` and `mapped` raise. torch's global generator is left as it was.
+    Raises what `pose`, `planned`, `train` and `mapped` raise. torch's global generator is left as it was.
     """
     if not 0 <= seed < 2**63:
         raise BadInput(f"seed must be 0 or more and less than 2**63, not {seed}")
     build = workload.model
     if files is not None:
         workload = replace(workload, model=partial(mapped, build, files.start))
-    posed = pose(
-        workload,
-        device,
-        partition=partition,
-        ram_bytes=ram_bytes,
-        deadline_factor=deadline_factor,
-        costing=costing,
-    )
+    posed = pose(workload, device, partition=partition, **terms)
     prepared = planned(posed, time_limit_s=time_limit_s, cache=cache)
     examples = workload.training_examples(partition)
     total = workload.local_epochs * (len(examples) // workload.batch_size)

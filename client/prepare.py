@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
 
 import torch
 from torch import nn
@@ -48,14 +49,20 @@ class Prepared(Posed):
     solution: Solution
 
 
+class Terms(TypedDict, total=False):
+    """What of `pose_step`'s arguments others pass on."""
+
+    ram_bytes: int | None
+    deadline_factor: float | None
+    costing: Costing
+
+
 def pose(
     workload: Workload,
     device: DeviceProfile,
     *,
     partition: int = 0,
-    ram_bytes: int | None = None,
-    deadline_factor: float | None = None,
-    costing: Costing = profile_costs,
+    **terms: Unpack[Terms],
 ) -> Posed:
     """The problem of training a workload on a device; torch's generator stays as it is."""
     examples = workload.training_examples(partition)
@@ -69,9 +76,7 @@ def pose(
             workload.optimizer(module.parameters()),
             batch,
             device=device,
-            ram_bytes=ram_bytes,
-            deadline_factor=deadline_factor,
-            costing=costing,
+            **terms,
         )
 
 
@@ -124,47 +129,17 @@ def pose_traced(
     return Posed(traced=traced, problem=problem, device=device)
 
 
-def prepare(
-    module: nn.Module,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
+def planned(
+    posed: Posed,
     *,
-    device: DeviceProfile,
-    ram_bytes: int | None = None,
-    deadline_factor: float | None = None,
-    costing: Costing = profile_costs,
-    accumulate: int = 1,
     time_limit_s: float = 60.0,
     plan: Plan | None = None,
     cache: PlanCache | None = None,
 ) -> Prepared:
-    """`pose_step`, then solve it, unless `cache` knows its plan; with `plan`, check that one instead.
+    """Solve a posed step, unless `cache` knows its plan; with `plan`, check that one instead.
 
-    Raises Untraceable, Infeasible with the floor, NoPlanInTime or InvalidPlan.
+    Raises Infeasible with the floor, NoPlanInTime or InvalidPlan.
     """
-    posed = pose_step(
-        module,
-        loss,
-        optimizer,
-        batch,
-        device=device,
-        ram_bytes=ram_bytes,
-        deadline_factor=deadline_factor,
-        costing=costing,
-        accumulate=accumulate,
-    )
-    return planned(posed, time_limit_s=time_limit_s, plan=plan, cache=cache)
-
-
-def planned(
-    posed: Posed,
-    *,
-    time_limit_s: float,
-    plan: Plan | None = None,
-    cache: PlanCache | None = None,
-) -> Prepared:
-    """Solve a posed step or look its plan up, or check a plan that is known. Raises what `prepare` raises."""
     if plan is None:
         solution = cached_solve(posed.problem, cache, time_limit_s=time_limit_s)
     else:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from client.meter import NoMeter
-from client.prepare import pose, pose_step, prepare
+from client.prepare import planned, pose, pose_step
 from client.trainer import train
 from client.workload import Examples, Workload
 from scheduler import PlanCache, Status, check, keep_all, load_device, page_all, replay
@@ -29,13 +29,12 @@ def batches(kind, count):
     return [batch(kind.shape, generator) for _ in range(count)]
 
 
-def prepared(kind=Mlp, **options):
+def prepared(kind=Mlp, plan=None, cache=None, **options):
     torch.manual_seed(0)
     module = kind()
     module.train()
-    return prepare(
-        module, LOSS, sgd(module), batches(kind, 1)[0], device=DEVICE, time_limit_s=5, **options
-    )
+    posed = pose_step(module, LOSS, sgd(module), batches(kind, 1)[0], device=DEVICE, **options)
+    return planned(posed, time_limit_s=5, plan=plan, cache=cache)
 
 
 def fresh(kind=Mlp):
@@ -156,7 +155,7 @@ def test_the_page_store_of_a_small_device_leaves_room_for_the_way_back(tmp_path)
     assert 0 < posed.problem.budget.page_store_bytes < 64 * 1024
     plan = page_all(posed.problem)
     check(plan, posed.problem)
-    ready = prepare(module, LOSS, optimizer, data[0], device=device, plan=plan)
+    ready = planned(posed, plan=plan)
     assert train(ready, module, optimizer, data, tmp_path / "pages").steps == 2
 
 
