@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import re
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -320,3 +322,18 @@ def test_what_is_not_a_fleet_is_said_in_one_line(tmp_path, text, error, message)
 def test_a_missing_fleet_file_is_named_with_the_fleets_that_are_known(tmp_path):
     with pytest.raises(BadFile, match=r"nothing\.toml cannot be read.*known by name: default"):
         load_fleet(str(tmp_path / "nothing.toml"), 3)
+
+
+def test_the_fleet_of_the_documentation_is_one(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "fleets.md").read_text()
+    least, day = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert [d.kind.name for d in load_fleet(write(tmp_path, least), 3).devices] == [
+        "sensor",
+        "hub",
+        "sensor",
+    ]
+    with_day = least.replace("kinds.hub", "kinds.phone") + day
+    (window,) = load_fleet(write(tmp_path, with_day), 3).kinds[1].habits.charging
+    assert (window.start_h, window.share) == (22.5, 0.8)
+    for name in fleet_names():
+        assert f"| `{name}` |" in text
