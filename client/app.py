@@ -34,13 +34,13 @@ def build_client_app(
     `training` is how the nodes train.
     """
     prepared: PreparedSteps = {} if cache is None else cache
-    load_once = functools.cache(load)
+    load_once, device_once = functools.cache(load), functools.cache(device)
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         try:
-            node = Node(settings_of(context), prepared, load_once, device, training)
+            node = Node(settings_of(context), prepared, load_once, device_once, training)
             update = _train(message, context, node)
         except Exception as error:
             # Flower sends the text of an exception to the coordinator: only what `failure` allows.

@@ -149,7 +149,8 @@ class Node:
         examples = self.workload.training_examples(self.settings.partition)
         with torch.random.fork_rng(devices=[]):
             order, torch_seed = _generators(self.settings, round_number)
-            torch.manual_seed(torch_seed)
+            # torch.manual_seed also notes, for good, a stack trace for each accelerator that is not there.
+            torch.default_generator.manual_seed(torch_seed)
             model = self.workload.model()
             set_arrays(model, arrays)
             allowed = manifest(get_arrays(model))

@@ -9,11 +9,14 @@ import torch
 
 from scheduler import Plan
 
-from .batch import Batch
-from .capture import Loss
+from .batch import Batch, tensors_in
 from .charge import StepCharge, step_charge
 from .node import Node, PlanKey, plan_key
+from .recorded import BoundStep, RecordedStep
 from .trainer import TrainReport, report
+
+Layouts = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
+"""Shape, strides and type of a batch's tensors."""
 
 Charges = MutableMapping[PlanKey, StepCharge]
 """What a step costs on each kind of device, by what its plan depends on."""
@@ -23,10 +26,12 @@ Charges = MutableMapping[PlanKey, StepCharge]
 class Plainly:
     """Trains with plain PyTorch, for simulations: a plan decides when things are computed, never what.
 
-    A node whose charge is not among `charges` plans, and its charge is kept there.
+    A node whose charge is not among `charges` plans, and its charge is kept there. `steps` are the
+    training steps that this process has recorded.
     """
 
     charges: Charges = field(default_factory=dict)
+    steps: MutableMapping[tuple[str, Layouts], RecordedStep] = field(default_factory=dict)
 
     def ready(self, node: Node, known: Plan | None) -> Plan | None:
         """Plan unless the charge is known."""
@@ -45,22 +50,24 @@ class Plainly:
         batches: Iterable[Batch],
     ) -> TrainReport:
         """Train without a budget, and charge the plan's."""
-        losses = train_plainly(node.workload.loss, model, optimizer, batches)
+        losses: list[float] = []
+        bound: dict[Layouts, BoundStep] = {}
+        for batch in batches:
+            if (layouts := _layouts(batch)) not in bound:
+                bound[layouts] = self._recorded(node, model, optimizer, batch).bind(model)
+            loss = bound[layouts](batch)
+            optimizer.step()
+            losses.append(loss.item())
         return report(self.charges[plan_key(node.settings)], losses)
 
+    def _recorded(
+        self, node: Node, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch
+    ) -> RecordedStep:
+        key = node.settings.workload, _layouts(batch)
+        if key not in self.steps:
+            self.steps[key] = RecordedStep(model, node.workload.loss, optimizer, batch)
+        return self.steps[key]
 
-def train_plainly(
-    loss_of: Loss,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[Batch],
-) -> list[float]:
-    """One plain training step per batch; returns their losses."""
-    losses: list[float] = []
-    for x, y in batches:
-        optimizer.zero_grad()
-        loss = loss_of(model(x), y)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
+
+def _layouts(batch: Batch) -> Layouts:
+    return tuple((t.shape, t.stride(), t.dtype) for t in tensors_in(batch).values())

@@ -117,6 +117,14 @@ def compile_view(flow: Dataflow, base: fx.Node, view: fx.Node) -> Function:
     return _Compiler(flow, (base,), {}).compile((), (view,))
 
 
+def compile_nodes(
+    flow: Dataflow, nodes: Sequence[Node], inputs: tuple[fx.Node, ...], outputs: tuple[fx.Node, ...]
+) -> Function:
+    """A function for some nodes, in order, from bases to bases or views of them."""
+    in_place = copies_left_out(Unit(nodes=tuple(nodes)), tuple(flow.base[n] for n in outputs))
+    return _Compiler(flow, inputs, in_place).compile(nodes, outputs)
+
+
 class _Compiler:
     """Generates a function that drops every tensor after its last use."""
 
@@ -146,5 +154,7 @@ class _Compiler:
         """The node's copy, made where it is first needed: views and copies of storages come along."""
         if node not in self.made:
             old = self.in_place.get(node)
+            if old is None and node.target is torch.ops.aten.detach.default:
+                (old,) = node.all_input_nodes  # nothing here requires a gradient
             self.made[node] = self._value(old) if old else self.graph.node_copy(node, self._value)
         return self.made[node]
