@@ -38,7 +38,7 @@ def model() -> torch.nn.Module:
     """2-D convolutional net, [n, 1, 20, 32] to [n, 10]; a word may be anywhere in the second."""
     layers: list[torch.nn.Module] = []
     channels = 1
-    for width, stride in ((8, 2), (24, 2), (40, 1)):
+    for width, stride in ((8, 2), (16, 2), (32, 1)):
         layers += [
             torch.nn.Conv2d(channels, width, kernel_size=3, stride=stride, padding=1, bias=False),
             torch.nn.GroupNorm(4, width),
