@@ -14,6 +14,9 @@ import client.device.cli
 import server.cli
 import server.coordinator.cli
 from scheduler.cli import CacheOption, run
+from scheduler.errors import BadInput
+
+from . import fleet_cli
 
 if TYPE_CHECKING:
     from server.coordinator.run import Model
@@ -36,6 +39,7 @@ client.cli.register(app)
 client.device.cli.register(app)
 server.cli.register(app)
 server.coordinator.cli.register(app, _read_model)
+fleet_cli.register(app)
 
 RULES = "Rules of a round (also in the fleet file's \\[server] table)"
 
@@ -69,6 +73,12 @@ def simulate(
         bool,
         typer.Option(
             "--execute-plans", help="Train by the plans themselves: slower, the same numbers."
+        ),
+    ] = False,
+    no_training: Annotated[
+        bool,
+        typer.Option(
+            "--no-training", help="Charge plans and links only; the model stays as it is."
         ),
     ] = False,
     no_cache: CacheOption = False,
@@ -204,7 +214,7 @@ def simulate(
             batch_size=batch_size,
             deadline_factor=deadline_factor,
             plan_time_limit_s=time_limit,
-            execute_plans=execute_plans,
+            training=_training(execute_plans, no_training),
         )
         folder = out or free_folder(Path("runs"), workload.rpartition(":")[2])
     with View(console, config).watching() as watcher:
@@ -215,6 +225,12 @@ def simulate(
     console.print(
         f"\nwrote {folder}; open {folder / 'report.html'}", soft_wrap=True, highlight=False
     )
+
+
+def _training(execute_plans: bool, no_training: bool) -> str:
+    if execute_plans and no_training:
+        raise BadInput("--execute-plans and --no-training cannot both be")
+    return "plans" if execute_plans else "none" if no_training else "plain"
 
 
 def _quiet() -> None:

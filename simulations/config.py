@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from typing import Any
 
 from client.node import PLAN_TIME_LIMIT_S
@@ -16,6 +17,18 @@ from .fleet_file import DEFAULT_FLEET
 Option = bool | int | float | str
 
 
+class Training(StrEnum):
+    """How devices train: PLAIN PyTorch, by their PLANS (the same numbers, slower), or NONE at all.
+
+    Whichever it is, they are charged their plans' RAM, time and energy. With NONE, an update is the model as
+    it was.
+    """
+
+    PLAIN = "plain"
+    PLANS = "plans"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationConfig:
     """The settings of a run. None takes what the fleet's [server] table says, else the default beside it.
@@ -23,13 +36,14 @@ class SimulationConfig:
     `deadline_factor` and `plan_time_limit_s` are about plans, `deadline_s` about rounds. From `cohort` to
     `staleness`, and from `charging` to `battery_at_least`, they are those of `server.rules`.
     `link_slots` is how many messages the coordinator's link carries at a time (None: any number).
-    `execute_plans` trains by the plans themselves instead of plain PyTorch; it changes no number.
+    `fleet_changes` are made to the fleet's file: places in it to values. `training` is how devices train.
     """
 
     workload: str = "watch"
     rounds: int = 30
     seed: int = 0
     fleet: str = DEFAULT_FLEET
+    fleet_changes: Mapping[str, Option] = field(default_factory=dict)
     strategy: str | None = None  # fedavg
     sampler: str | None = None  # uniform
     cohort: int | None = None  # every device that may be asked
@@ -50,7 +64,7 @@ class SimulationConfig:
     batch_size: int | None = None  # the workload's
     deadline_factor: float | None = None
     plan_time_limit_s: float = PLAN_TIME_LIMIT_S
-    execute_plans: bool = False
+    training: str = Training.PLAIN
 
     def __post_init__(self) -> None:
         least = {"rounds": 1, "seed": 0, "cohort": 1, "local_epochs": 1, "batch_size": 1}
@@ -64,6 +78,9 @@ class SimulationConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise BadInput(f"{name.replace('_', ' ')} must be more than 0, not {value}")
+
+        if self.training not in list(Training):
+            raise UnknownName("way of training", self.training, tuple(Training))
 
     def rules(self) -> Rules:
         """The rules of a round. Raises BadInput for rules that cannot be."""

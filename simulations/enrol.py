@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.charge import StepCharge, step_charge
-from client.node import Node, PlanKey, PreparedSteps, Settings, WorkloadLoader, plan_key
+from client.node import PlanKey, PreparedSteps, Settings, plan_key
+from client.prepare import Prepared, planned, pose, pose_traced
+from client.program import Traced
 from client.workload import Workload
-from scheduler import DeviceProfile, Plan, load_device
+from scheduler import DeviceProfile, Plan, PlanCache, cost_table, load_device
 from scheduler.errors import BadInput, Infeasible, NoPlanInTime
 
 from .config import SimulationConfig
@@ -57,19 +59,21 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planner:
-    """How kinds plan: the run's settings, where steps are kept, and plans that are known from before."""
+    """How kinds plan: by the run's settings, into `cache`; `cache_dir` is where plans are looked up and kept.
+
+    `known` are the plans, by a kind's name, of a run that is taken up again: others were left out.
+    """
 
     config: SimulationConfig
     cache: PreparedSteps
-    load: WorkloadLoader
-    known: Mapping[str, Plan]
+    known: Mapping[str, Plan] | None = None
     cache_dir: Path | None = None
     on_plan: Callable[[KindPlan], None] = lambda _: None
     on_left_out: Callable[[LeftOut], None] = lambda _: None
 
 
 def enrol(planner: Planner, fleet: Fleet, workload: Workload) -> Enrolled:
-    """Let one device of each kind plan. Raises the last kind's error when none can."""
+    """Let each kind plan the step, which is traced once. Raises the last kind's error when none can."""
     plans: list[KindPlan] = []
     out: list[LeftOut] = []
     charges: dict[PlanKey, StepCharge] = {}
@@ -77,17 +81,22 @@ def enrol(planner: Planner, fleet: Fleet, workload: Workload) -> Enrolled:
     counts = fleet.counts().tolist()
     partition = _whole_batch(workload, fleet.partition[:TRIED_PARTITIONS].tolist())
     failed: Infeasible | NoPlanInTime | None = None
+    traced: Traced | None = None
     for index, kind in enumerate(fleet.kinds):
+        if planner.known is not None and kind.name not in planner.known:
+            continue
+        if traced is None:
+            traced = pose(workload, kind.profile, partition=partition).traced
         settings = _settings(planner, kind, partition)
-        node = Node(settings, planner.cache, planner.load, profiles_of(fleet))
         try:
-            prepared = node.prepare(planner.known.get(kind.name))
+            prepared = _planned(planner, kind, traced)
         except (Infeasible, NoPlanInTime) as error:
             failed = error
             out.append(left_out(kind, counts[index], error))
             planner.on_left_out(out[-1])
         else:
             position[index] = len(plans)
+            planner.cache[plan_key(settings)] = prepared
             charges[plan_key(settings)] = step_charge(prepared)
             plans.append(kind_plan(kind, counts[index], prepared))
             planner.on_plan(plans[-1])
@@ -128,6 +137,23 @@ def digest_of(fleet: Fleet) -> str:
     return whole.hexdigest()
 
 
+def _planned(planner: Planner, kind: DeviceKind, traced: Traced) -> Prepared:
+    """A kind's step, by the plan that is known if it is one for this step."""
+    config = planner.config
+    posed = pose_traced(
+        traced,
+        kind.profile,
+        cost_table(traced.graph, kind.profile),
+        ram_bytes=kind.ram_bytes,
+        deadline_factor=config.deadline_factor,
+    )
+    if planner.known is not None:
+        plan = planner.known[kind.name]
+        return planned(posed, time_limit_s=config.plan_time_limit_s, plan=plan)
+    cache = None if planner.cache_dir is None else PlanCache(folder=planner.cache_dir)
+    return planned(posed, time_limit_s=config.plan_time_limit_s, cache=cache)
+
+
 def _settings(planner: Planner, kind: DeviceKind, partition: int) -> Settings:
     config = planner.config
     return Settings(
@@ -140,7 +166,6 @@ def _settings(planner: Planner, kind: DeviceKind, partition: int) -> Settings:
         device=kind.profile_name,
         ram_bytes=kind.ram_bytes,
         partition=partition,
-        cache_dir=planner.cache_dir,
     )
 
 

@@ -23,15 +23,13 @@ from flwr.serverapp import Grid
 from server.replies import NUMBER_BYTES, content_bytes, metrics_of
 from server.reports import Reports
 
-from .availability import State, holds
-from .battery import full_at_start, level_after, powered, share
 from .checkpoint import Fabric
 from .clock import VirtualClock
 from .departures import Departures
-from .fleet import Floats, Ints
 from .identity import be_server
 from .journey import End, Journey, Phase
 from .ledger import Settled
+from .presence import Presence
 from .traffic import Traffic
 from .training import Done, Job, Work
 
@@ -76,8 +74,7 @@ class SimulatedGrid(Grid):
         self._messages: dict[int, Message] = {}
         self._settled: list[Settled] = []
         self.online = 0  # devices that were there when `reports` was asked last
-        self._level_j = full_at_start(self._fleet)
-        self._since_s = np.zeros(len(self._fleet))
+        self._presence = Presence(self._fleet)
         be_server()
         if resume is not None:
             self._take_up(resume)
@@ -100,22 +97,9 @@ class SimulatedGrid(Grid):
 
     def reports(self) -> Reports:
         """What the devices that are online now say of themselves."""
-        fleet, now_s = self._fleet, self.now_s()
-        rows = np.arange(len(fleet), dtype=np.int64)
-        rows = rows[holds(fleet, State.ONLINE, rows, now_s)]
-        level_j, charging = self._levels(rows), holds(fleet, State.CHARGING, rows, now_s)
-        runs = powered(fleet, rows, level_j, charging)
-        rows, level_j, charging = rows[runs], level_j[runs], charging[runs]
-        self.online = len(rows)
-        return Reports(
-            node=fleet.node[rows],
-            charging=charging,
-            idle=holds(fleet, State.IDLE, rows, now_s),
-            unmetered=holds(fleet, State.UNMETERED, rows, now_s),
-            battery=share(fleet, rows, level_j),
-            free_ram_bytes=fleet.ram_bytes[rows],
-            can_train=np.ones(len(rows), dtype=np.bool_),
-        )
+        reports = self._presence.reports(self.now_s())
+        self.online = len(reports)
+        return reports
 
     def settled(self) -> tuple[Settled, ...]:
         """Journeys whose replies were pulled since this was asked last."""
@@ -138,8 +122,8 @@ class SimulatedGrid(Grid):
             arrived=tuple(self._arrived.values()),
             contents=tuple(recorddict_to_proto(c).SerializeToString() for c in contents.values()),
             content={number: index[id(m.content)] for number, m in self._messages.items()},
-            level_j=self._level_j.copy(),
-            since_s=self._since_s.copy(),
+            level_j=self._presence.level_j,
+            since_s=self._presence.since_s,
         )
 
     # Flower's Grid.
@@ -186,7 +170,7 @@ class SimulatedGrid(Grid):
             now_s=now_s,
             bytes_down=[sizes[id(m.content)][0] for m in sent],
             bytes_up=[sizes[id(m.content)][1] for m in sent],
-            level_j=self._levels(rows),
+            level_j=self._presence.levels(rows, now_s),
         )
         for journey, message in zip(journeys, sent, strict=True):
             _identify(message, str(journey.number))
@@ -223,13 +207,8 @@ class SimulatedGrid(Grid):
         self._arrived[journey.number] = journey
         self._wanted += self._is_wanted(journey)
         at_s = journey.began_s[Phase.SILENT]
-        self._level_j[journey.row] = journey.level_j
-        self._since_s[journey.row] = self.now_s() if math.isnan(at_s) else at_s
-
-    def _levels(self, rows: Ints) -> Floats:
-        return level_after(
-            self._fleet, rows, self._level_j[rows], self._since_s[rows], self.now_s()
-        )
+        ended_s = self.now_s() if math.isnan(at_s) else at_s
+        self._presence.note(journey.row, journey.level_j, ended_s)
 
     def _settle(self, journey: Journey, done: Done | None) -> Message:
         del self._arrived[journey.number]
@@ -250,7 +229,7 @@ class SimulatedGrid(Grid):
 
     def _take_up(self, fabric: Fabric) -> None:
         self._sent = fabric.sent
-        self._level_j, self._since_s = fabric.level_j.copy(), fabric.since_s.copy()
+        self._presence.restore(fabric.level_j, fabric.since_s)
         contents = [recorddict_from_proto(ProtoRecordDict.FromString(c)) for c in fabric.contents]
         for journey in sorted((*fabric.journeys, *fabric.arrived), key=lambda j: j.number):
             node, content = (

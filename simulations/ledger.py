@@ -80,13 +80,14 @@ def _row(
     ended_s = next((t for t in journey.began_s[Phase.SILENT :] if not math.isnan(t)), round_end_s)
     down_s, up_s, train_s = spent_s[Phase.DOWN], spent_s[Phase.UP], spent_s[Phase.TRAINS]
     queued_s = spent_s[Phase.WAITS_DOWN] + spent_s[Phase.WAITS_UP]
+    trained = _part(train_s, journey.train_s)
     wait_s = max(0.0, round_end_s - ended_s) if waits else 0.0
     return (
         journey.round,
         node,
         int(fleet.kind[journey.row]),
         outcome,
-        int(metrics.get("steps", 0)),
+        int(journey.steps * trained),
         float(metrics.get("train-loss", math.nan)),
         journey.sent_s,
         spent_s[Phase.WAITS_DOWN],
@@ -96,7 +97,7 @@ def _row(
         up_s,
         ended_s,
         wait_s,
-        journey.train_j * _part(train_s, journey.train_s),
+        journey.train_j * trained,
         (down_s + up_s) * (kind.link.watts + idle_w),
         (queued_s + wait_s) * idle_w,
         int(journey.bytes_down * _part(down_s, journey.down_s)),

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from client.outbox import METRICS
 from client.state import buffer_names, evaluation, initial_arrays
-from client.workload import Workload, with_training
+from client.workload import with_training
 from protos.files import read_plan
 from scheduler import Plan
 from scheduler.errors import BadFile, BadInput, RunFailed
@@ -26,7 +26,7 @@ from server.updates import Arrays
 
 from .checkpoint import Checkpoint, packed, read_checkpoint
 from .clock import VirtualClock
-from .config import SimulationConfig, completed
+from .config import SimulationConfig, Training, completed
 from .data import Division, Workloads
 from .departures import Departures
 from .enrol import Enrolled, Planner, charges_of, digest_of, enrol, profiles_of
@@ -39,7 +39,7 @@ from .population import load_fleet
 from .reading import Run, read_config, read_run
 from .report import report_html
 from .results import KindPlan, LeftOut, RoundRecord, round_record
-from .training import InProcess, Recipe
+from .training import InProcess, Recipe, Work, untrained
 
 CHECKPOINT_EVERY_S = 5.0  # of real time: what a run that is killed may lose
 
@@ -129,7 +129,8 @@ def _one_thread() -> Iterator[None]:
 
 def _simulate(config: SimulationConfig, draft: Draft, watcher: Watcher, machine: Machine) -> Arrays:
     natural = Workloads()
-    fleet = load_fleet(config.fleet, natural(config.workload).partitions, config.seed)
+    partitions = natural(config.workload).partitions
+    fleet = load_fleet(config.fleet, partitions, config.seed, config.fleet_changes)
     config = completed(config, fleet.options)
     batch_size = config.batch_size or natural(config.workload).batch_size
     load = natural.divided(Division(split=fleet.split, seed=config.seed, batch_size=batch_size))
@@ -151,8 +152,7 @@ def _simulate(config: SimulationConfig, draft: Draft, watcher: Watcher, machine:
     planner = Planner(
         config=config,
         cache={},
-        load=load,
-        known=_known_plans(draft, fleet),
+        known=None if checkpoint is None else _known_plans(draft, fleet),
         cache_dir=machine.plan_cache,
         on_plan=watcher.on_plan,
         on_left_out=watcher.on_left_out,
@@ -161,7 +161,7 @@ def _simulate(config: SimulationConfig, draft: Draft, watcher: Watcher, machine:
     if checkpoint is None:
         draft.write_fleet(enrolled.plans, enrolled.left_out, enrolled.devices)
     watcher.on_start(enrolled.fleet)
-    federated = _Federated(config, workload, enrolled, planner, draft, watcher, machine)
+    federated = _Federated(config, load, enrolled, planner, draft, watcher, machine)
     return federated.run(checkpoint, digest_of(fleet))
 
 
@@ -189,14 +189,17 @@ class _Federated:
     def __init__(
         self,
         config: SimulationConfig,
-        workload: Workload,
+        load: Workloads,
         enrolled: Enrolled,
         planner: Planner,
         draft: Draft,
         watcher: Watcher,
         machine: Machine,
     ) -> None:
-        self._config, self._workload, self._enrolled = config, workload, enrolled
+        self._config, self._load, self._enrolled = config, load, enrolled
+        self._workload = with_training(
+            load(config.workload), batch_size=config.batch_size, local_epochs=config.local_epochs
+        )
         self._planner, self._draft, self._watcher = planner, draft, watcher
         self._machine, self._saved_s = machine, machine.real_s()
         self._rules = config.rules()
@@ -233,24 +236,31 @@ class _Federated:
 
     def _grid(self, checkpoint: Checkpoint | None) -> SimulatedGrid:
         enrolled, config = self._enrolled, self._config
-        recipe = Recipe(
-            load=self._planner.load,
-            device=profiles_of(enrolled.fleet),
-            charges=None if config.execute_plans else enrolled.charges,
-        )
         fabric = None if checkpoint is None else checkpoint.fabric
         return SimulatedGrid(
             VirtualClock(0.0 if fabric is None else fabric.now_s),
             Departures(fleet=enrolled.fleet, charges=charges_of(enrolled, self._workload)),
-            InProcess(recipe.app(self._planner.cache)),
+            self._work(),
             self._context,
-            numbers=len(METRICS) - (not config.execute_plans),
+            numbers=len(METRICS)
+            - (config.training != Training.PLANS),  # no peak is measured without
             keeps_late=self._rules.keeps_late,
             slots=config.link_slots,
             on_reply=self._watcher.on_reply,
             on_failure=self._watcher.on_failure,
             resume=fabric,
         )
+
+    def _work(self) -> Work:
+        config, enrolled = self._config, self._enrolled
+        if config.training == Training.NONE:
+            return untrained
+        recipe = Recipe(
+            load=self._load,
+            device=profiles_of(enrolled.fleet),
+            charges=None if config.training == Training.PLANS else enrolled.charges,
+        )
+        return InProcess(recipe.app(self._planner.cache))
 
     def _on_round(self, grid: SimulatedGrid, digest: str, done: Round, progress: Progress) -> None:
         last = done.number == self._config.rounds

@@ -89,7 +89,7 @@ def test_another_seed_gives_others(simulate, config, result, tmp_path):
 def test_executing_the_plans_changes_nothing_but_what_is_measured(
     simulate, config, result, folder, tmp_path
 ):
-    run = simulate(replace(config, execute_plans=True), tmp_path / "run")
+    run = simulate(replace(config, training="plans"), tmp_path / "run")
     assert (tmp_path / "run/model.safetensors").read_bytes() == (
         folder / "model.safetensors"
     ).read_bytes()
