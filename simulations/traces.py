@@ -13,6 +13,7 @@ import math
 import numbers
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from scheduler.errors import BadFile
 
-from .fleet import Fleet, Floats, Ints, Traces
+from .fleet import Fleet, Floats, Ints, Mask, Traces
 
 Trace = NDArray[np.int32]
 
@@ -32,7 +33,6 @@ _NUMPY_NUMBERS = {
     ("numpy", "dtype"),
     ("_codecs", "encode"),
 }
-_JOIN_S = 1e-3  # as near to it as this, a device is online already
 
 
 def read_availability(path: Path) -> Traces:
@@ -94,13 +94,10 @@ def recorded_until_s(fleet: Fleet, rows: Ints, at_s: Floats, otherwise_s: Floats
     traced = np.flatnonzero(fleet.trace[rows] >= 0)
     if fleet.traces is None or not len(traced):
         return otherwise_s
-    traces, which, now_s = fleet.traces, fleet.trace[rows[traced]], at_s[traced]
-    phase_s = _phase_s(traces, which, now_s)
-    entry = _last_started(traces, which, phase_s)
-    there = entry >= traces.first[which]
-    end_s = np.where(there, traces.end_s[np.where(there, entry, 0)], -np.inf)
+    place = _place(fleet.traces, fleet.trace[rows[traced]], at_s[traced])
+    end_s = np.where(place.begun, place.end_s(place.entry), -np.inf)
     until_s = otherwise_s.copy()
-    until_s[traced] = np.where(phase_s < end_s, now_s + (end_s - phase_s), now_s)
+    until_s[traced] = np.maximum(end_s, at_s[traced])
     return until_s
 
 
@@ -109,31 +106,59 @@ def recorded_from_s(fleet: Fleet, rows: Ints, at_s: Floats, otherwise_s: Floats)
     traced = np.flatnonzero(fleet.trace[rows] >= 0)
     if fleet.traces is None or not len(traced):
         return otherwise_s
-    traces, which, now_s = fleet.traces, fleet.trace[rows[traced]], at_s[traced]
-    period_s = traces.period_s[which]
-    phase_s = _phase_s(traces, which, now_s)
-    after = _last_started(traces, which, phase_s) + 1
+    traces, which = fleet.traces, fleet.trace[rows[traced]]
+    place = _place(traces, which, at_s[traced])
     first, beyond = traces.first[which], traces.first[which + 1]
-    again = after == beyond
-    entry = np.where(again, first, after)
-    some = first < beyond
-    wait_s = traces.start_s[np.where(some, entry, 0)] - phase_s + np.where(again, period_s, 0.0)
+    again = place.entry + 1 == beyond
+    later = replace(place, cycle=place.cycle + again)
+    begin_s = later.begin_s(np.where(again, first, place.entry + 1))
     from_s = otherwise_s.copy()
-    from_s[traced] = np.where(some, now_s + wait_s, np.inf)
+    from_s[traced] = np.where(first < beyond, begin_s, np.inf)
     return from_s
 
 
-def _phase_s(traces: Traces, which: Trace, at_s: Floats) -> Floats:
-    """Seconds since each trace last began; a little less than 0 just before it does again."""
-    return (at_s + _JOIN_S) % traces.period_s[which] - _JOIN_S
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Place:
+    """Where devices are in their traces: how often each has been run through, and its last entry begun.
+
+    A time of an entry is always the same sum of the same numbers, so that comparisons are exact. `entry`
+    is one before a device's first where `begun` is not true.
+    """
+
+    traces: Traces
+    period_s: Floats
+    cycle: Floats
+    entry: Ints
+    begun: Mask
+
+    def begin_s(self, entry: Ints) -> Floats:
+        """When an entry begins in this cycle."""
+        start_s: Floats = self.traces.start_s[np.clip(entry, 0, len(self.traces.start_s) - 1)]
+        return self.cycle * self.period_s + start_s
+
+    def end_s(self, entry: Ints) -> Floats:
+        """When an entry ends in this cycle: at the end of a trace, when the next cycle begins."""
+        end_s: Floats = self.traces.end_s[np.clip(entry, 0, len(self.traces.end_s) - 1)]
+        whole_s = (self.cycle + 1) * self.period_s
+        return np.where(end_s == self.period_s, whole_s, self.cycle * self.period_s + end_s)
 
 
-def _last_started(traces: Traces, which: Trace, phase_s: Floats) -> Ints:
-    """The last entry of each client that has begun by its phase; one before its first if none has."""
+def _place(traces: Traces, which: Trace, at_s: Floats) -> _Place:
+    """Found by division and bisection, then put right where rounding led astray."""
+    period_s, first = traces.period_s[which], traces.first[which]
+    cycle = np.floor(at_s / period_s)
+    cycle += (cycle + 1) * period_s <= at_s
+    cycle -= cycle * period_s > at_s
     client = np.repeat(np.arange(len(traces)), np.diff(traces.first))
     wide_s = float(traces.period_s.max()) + 1.0
-    starts_s, now_s = client * wide_s + traces.start_s, which * wide_s + phase_s
-    return np.searchsorted(starts_s, now_s + _JOIN_S, "right") - 1
+    phase_s = np.clip(at_s - cycle * period_s, 0.0, period_s)
+    starts_s = client * wide_s + traces.start_s
+    entry = np.searchsorted(starts_s, which * wide_s + phase_s, "right") - 1
+    place = _Place(traces=traces, period_s=period_s, cycle=cycle, entry=entry, begun=entry >= first)
+    entry = entry - (place.begun & (place.begin_s(entry) > at_s))
+    following = (entry + 1 < traces.first[which + 1]) & (place.begin_s(entry + 1) <= at_s)
+    entry = entry + following
+    return replace(place, entry=entry, begun=entry >= first)
 
 
 class _Plain(pickle.Unpickler):

@@ -15,7 +15,7 @@ DAY_S, HOUR_S = 86400.0, 3600.0
 HORIZON_DAYS = 366
 """What does not happen within so many days never does."""
 _SLACK_S = 1.0  # days are looked at a little beyond where rounding could put a window
-_JOIN_S = 1e-3  # windows so near to each other touch
+_EARLY_S = 1e-3  # windows open so much before their time, so that rounding parts none that touch
 _THIRD = np.uint64(2**21 - 1)
 
 
@@ -42,7 +42,7 @@ class Slot:
         end_s = np.where(self.always, np.inf, -np.inf)
         for back in range(int(reach_s.max(initial=0.0) // DAY_S) + 1):
             opens_s = self.opening_on_s(last - back)
-            covers = (opens_s <= at_s + _JOIN_S) & (at_s < opens_s + self.length_s)
+            covers = (opens_s <= at_s) & (at_s < opens_s + self.length_s)
             np.maximum(end_s, opens_s + self.length_s, out=end_s, where=covers)
         return end_s
 
@@ -102,8 +102,8 @@ def slots(fleet: Fleet, habit: str, key: int, rows: Ints) -> Iterator[Slot]:
             seed=fleet.seed,
             key=name,
             node=node,
-            start_s=(start_h + shift_h) * HOUR_S - utc_offset_s,
-            length_s=hours * HOUR_S,
+            start_s=(start_h + shift_h) * HOUR_S - utc_offset_s - _EARLY_S,
+            length_s=hours * HOUR_S + _EARLY_S,
             share=share,
             spread_s=day_spread_h * HOUR_S,
             always=always > 0,

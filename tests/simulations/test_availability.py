@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulations.availability import (
@@ -20,6 +20,8 @@ from simulations.fleet import Habits, Window
 from simulations.windows import DAY_S, slots
 from tests.simulations.fleets import fleet_with, kind_of
 from tests.strategies import habitual_fleets
+
+RELAXED = settings(deadline=None, max_examples=60)
 
 MOMENTS = st.sampled_from([0.0, 5 * DAY_S]) | st.floats(0.0, 10 * DAY_S)
 DAYS = range(-3, 20)  # all days that can matter for MOMENTS
@@ -40,14 +42,16 @@ def spans(fleet, state, row):
     return found
 
 
+@RELAXED
 @given(habitual_fleets(), MOMENTS, st.sampled_from(State))
 def test_a_state_holds_within_its_windows_and_until_the_last_of_them_closes(fleet, now_s, state):
     found = until_s(fleet, state, rows_of(fleet), np.full(len(fleet), now_s))
     for row in range(len(fleet)):
-        open_now = [e for b, e in spans(fleet, state, row) if b <= now_s + 1e-3 and now_s < e]
+        open_now = [e for b, e in spans(fleet, state, row) if b <= now_s < e]
         assert found[row] == max(open_now, default=now_s)
 
 
+@RELAXED
 @given(habitual_fleets(), MOMENTS, st.sampled_from(State))
 def test_the_next_window_is_the_first_that_opens_later(fleet, now_s, state):
     limit_s = now_s + 5 * DAY_S
@@ -57,6 +61,7 @@ def test_the_next_window_is_the_first_that_opens_later(fleet, now_s, state):
         assert found[row] == min(later, default=math.inf)
 
 
+@RELAXED
 @given(habitual_fleets(), MOMENTS)
 def test_a_device_is_online_until_it_goes_offline(fleet, now_s):
     rows = rows_of(fleet)
@@ -71,6 +76,7 @@ def test_a_device_is_online_until_it_goes_offline(fleet, now_s):
         assert math.isinf(end_s) or not holds(fleet, State.ONLINE, one, end_s)[0]
 
 
+@RELAXED
 @given(habitual_fleets(), MOMENTS)
 def test_nobody_comes_online_before_the_next_change_and_somebody_does_at_it(fleet, now_s):
     change_s = next_change_s(fleet, now_s)
@@ -81,10 +87,11 @@ def test_nobody_comes_online_before_the_next_change_and_somebody_does_at_it(flee
     assert holds(fleet, State.ONLINE, away, change_s).any()
     for part in (0.25, 0.5, 0.99):
         moment_s = now_s + part * (change_s - now_s)
-        if change_s - moment_s > 0.01:
-            assert not holds(fleet, State.ONLINE, away, moment_s).any()
+        assert not holds(fleet, State.ONLINE, away, moment_s).any()
+    assert not holds(fleet, State.ONLINE, away, math.nextafter(change_s, 0.0)).any()
 
 
+@RELAXED
 @given(habitual_fleets(), MOMENTS, st.randoms(use_true_random=False))
 def test_a_device_is_the_same_whoever_else_is_asked(fleet, now_s, order):
     rows = rows_of(fleet)
@@ -94,6 +101,7 @@ def test_a_device_is_the_same_whoever_else_is_asked(fleet, now_s, order):
         np.testing.assert_array_equal(holds(fleet, state, some, now_s), every[some])
 
 
+@RELAXED
 @given(habitual_fleets(), st.integers(0, 40), st.integers(-12, 12))
 def test_a_time_zone_shifts_the_day_and_nothing_else(fleet, hour, zone_h):
     fields = {n: getattr(fleet, n) for n in ("seed", "utc_offset_s")}
@@ -137,6 +145,7 @@ def test_a_device_has_its_own_hour_and_every_day_a_little_of_another():
     assert (hours - own_hours).std() == pytest.approx(0.5 / math.sqrt(6), rel=0.1)
 
 
+@RELAXED
 @given(st.floats(0.0, 1.0), st.integers(0, 1000))
 def test_so_many_drop_out_as_the_probability_says_each_somewhere_on_the_way(chance, number):
     fleet = fleet_with([kind_of()], 2000, seed=11, drop_out=chance)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulations.availability import State, holds
@@ -15,9 +15,12 @@ from simulations.windows import DAY_S
 from tests.simulations.fleets import fleet_with, kind_of
 from tests.strategies import habitual_fleets
 
+RELAXED = settings(deadline=None, max_examples=60)
+
 TIMES = st.tuples(*[st.floats(0.0, 10 * DAY_S)] * 3).map(sorted)
 
 
+@RELAXED
 @given(habitual_fleets(), TIMES, st.floats(0.0, 1.0))
 def test_a_level_brought_forward_in_two_steps_is_that_of_one(fleet, times, part):
     rows = np.arange(len(fleet))
@@ -31,6 +34,7 @@ def test_a_level_brought_forward_in_two_steps_is_that_of_one(fleet, times, part)
     np.testing.assert_array_equal(level_after(fleet, rows, once_j, end_s, times[2]), once_j)
 
 
+@RELAXED
 @given(habitual_fleets(), st.floats(0.0, DAY_S))
 def test_a_level_is_the_sum_of_small_steps(fleet, start_s):
     """Against a plain integration, a minute at a time."""
@@ -85,6 +89,7 @@ def test_on_mains_a_battery_is_always_full():
     assert share(fleet, rows, level_j).tolist() == [1.0, 1.0]
 
 
+@RELAXED
 @given(st.floats(0, 1e5), st.floats(0, 1e5), st.floats(0.01, 1.0))
 def test_heat_slows_only_what_comes_after_its_onset(cool_s, onset_s, sustained):
     kinds = [kind_of(thermal=Thermal(onset_s=onset_s, sustained=sustained)), kind_of(name="cool")]

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.errors import BadFile, BadInput, UnknownName
 from simulations.fleet import ALWAYS, FIRST_NODE, Link
 from simulations.fleet_file import Number, fleet_names
 from simulations.population import apportioned, load_fleet
+
+RELAXED = settings(deadline=None, max_examples=60)
 
 KIND = """
 [kinds.board]
@@ -82,6 +84,7 @@ def test_links_take_their_latency_and_the_bytes():
     assert link.up_s(2000) == 4.5
 
 
+@RELAXED
 @given(
     st.integers(0, 10**6),
     st.lists(st.floats(0, 1e6), min_size=1, max_size=9).filter(lambda s: sum(s) > 0),
@@ -93,6 +96,7 @@ def test_parts_add_up_and_none_is_a_whole_device_off_its_share(count, shares):
     assert (np.abs(parts - count * np.array(shares) / sum(shares)) < 1 + 1e-6).all()
 
 
+@RELAXED
 @given(st.integers(1, 400), st.integers(1, 20), st.integers(0, 20))
 def test_kinds_mix_evenly_all_along_the_fleet(tmp_path_factory, count, board, other):
     text = f"devices = {count}\ndata.shared = true\n" + (KIND + OTHER).replace(
@@ -105,6 +109,7 @@ def test_kinds_mix_evenly_all_along_the_fleet(tmp_path_factory, count, board, ot
     assert (np.abs(so_far - share * np.arange(1, count + 1)) <= 2).all()
 
 
+@RELAXED
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 5))
 def test_partitions_are_shared_as_evenly_as_can_be(tmp_path_factory, count, partitions, seed):
     text = f"devices = {count}\ndata.shared = true\n" + KIND
@@ -229,6 +234,7 @@ def test_a_fleet_may_say_how_it_is_served(tmp_path):
     assert dict(fleet.options) == {"cohort": 5, "sampler": "uniform"}
 
 
+@RELAXED
 @given(st.floats(1e-6, 1e6), st.floats(0, 2), st.integers(0, 500), st.integers(0, 10))
 def test_drawn_numbers_stay_within_their_ends(median, sigma, count, seed):
     number = Number(median=median, sigma=sigma)

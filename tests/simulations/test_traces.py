@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.errors import BadFile
@@ -16,6 +16,8 @@ from simulations.fleet import Habits
 from simulations.population import load_fleet
 from simulations.traces import joined, read_availability, read_capacity
 from tests.simulations.fleets import fleet_with, kind_of
+
+RELAXED = settings(deadline=None, max_examples=60)
 
 # Two clients in the published form, and one that was never available.
 AVAILABILITY = {
@@ -74,6 +76,7 @@ def recorded(draw):
     return {"active": times[::2], "inactive": times[1::2], "finish_time": finish, "duration": 0}
 
 
+@RELAXED
 @given(st.lists(recorded(), min_size=1, max_size=4), st.floats(0, 1e6))
 def test_what_was_recorded_is_what_a_plain_look_finds(tmp_path_factory, clients, now_s):
     clients.append({"active": [0], "inactive": [1], "finish_time": 2})
@@ -101,6 +104,28 @@ def test_what_was_recorded_is_what_a_plain_look_finds(tmp_path_factory, clients,
             assert begin[row] == pytest.approx(
                 min((b for b, _ in near if b > now_s), default=math.inf)
             )
+
+
+@RELAXED
+@given(st.lists(recorded(), min_size=1, max_size=4), st.floats(0, 1e7))
+def test_times_of_traces_are_exact_to_the_last_bit(tmp_path_factory, clients, now_s):
+    clients.append({"active": [0], "inactive": [0.1], "finish_time": 1.1})
+    fleet = traced(tmp_path_factory.mktemp("t"), dict(enumerate(clients)))
+    for row in range(len(clients)):
+        one = np.array([row])
+        (begin_s,) = from_s(fleet, State.ONLINE, one, np.array([now_s]))
+        if math.isfinite(begin_s):
+            assert begin_s > now_s
+            assert holds(fleet, State.ONLINE, one, begin_s)[0]
+            assert (
+                from_s(fleet, State.ONLINE, one, np.array([math.nextafter(begin_s, 0)])) == begin_s
+            )
+        (end_s,) = until_s(fleet, State.ONLINE, one, np.array([now_s]))
+        if end_s > now_s:
+            assert holds(fleet, State.ONLINE, one, math.nextafter(end_s, 0))[0]
+            # What begins where the period ends goes on.
+            wrapped = clients[row]["active"][:1] == [0] and end_s >= clients[row]["finish_time"]
+            assert wrapped or not holds(fleet, State.ONLINE, one, end_s)[0]
 
 
 def test_capacity_is_slowness_against_the_median_and_bytes_per_second(tmp_path):
@@ -132,6 +157,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path):
     assert not target.exists()
 
 
+@RELAXED
 @given(st.data())
 def test_a_damaged_trace_is_said_to_be_one_or_still_has_sound_times(tmp_path_factory, data):
     whole = bytearray(pickle.dumps(AVAILABILITY))
