@@ -43,7 +43,8 @@ def main() -> None:
         memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
     watcher = Watcher(
-        on_start=lambda _: marks.setdefault("start", time.perf_counter()), on_round=on_round
+        on_start=lambda _: marks.update(start=time.perf_counter(), cpu=time.process_time()),
+        on_round=on_round,
     )
     profiler = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:
@@ -52,12 +53,15 @@ def main() -> None:
             profiler.enable()
         run = simulate(config, Path(folder) / "run", watcher, machine=Machine())
         profiler.disable()
-        ended = time.perf_counter()
+        ended, cpu = time.perf_counter(), time.process_time()
     updates = sum(r.aggregated for r in run.rounds)
     asked_all = sum(r.asked for r in run.rounds)
     print(f"{asked.devices:,} devices of {len(run.plans)} kinds, {asked.rounds} rounds")
     print(f"{asked_all:,} messages, {updates:,} updates, {run.rounds[-1].end_s / 3600:,.1f} virtual hours")
-    print(f"planning {marks['start'] - begun:.1f} s, rounds and report {ended - marks['start']:.1f} s")
+    print(
+        f"planning {marks['start'] - begun:.1f} s, rounds and report {ended - marks['start']:.1f} s "
+        f"(of the processor {cpu - marks['cpu']:.1f} s)"
+    )
     print(f"most memory: {memory[-1]:,.0f} MiB; after round 10: {memory[min(10, asked.rounds)]:,.0f} MiB")
     if asked.profile:
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
