@@ -57,7 +57,6 @@ class Subject:
 def examine(subject: Subject) -> Iterator[Finding]:
     """Everything, one after the other."""
     yield _python()
-    yield _torch()
     yield _ram(subject.sources.free_ram())
     yield _pages(subject.folder)
     yield _clock(subject.now_s())
@@ -66,6 +65,7 @@ def examine(subject: Subject) -> Iterator[Finding]:
     if subject.address is not None:
         yield _coordinator(subject.address, identity)
     yield from _facts(subject)
+    yield _torch()
 
 
 def _python() -> Finding:
