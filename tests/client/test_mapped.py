@@ -26,8 +26,10 @@ from client.mapped import (
     tensors_of,
 )
 from client.page_store import PageStore
+from client.prepare import Posed, planned
+from client.trainer import train
 from client.workload import batches, load_workload
-from scheduler import page_all
+from scheduler import load_device, page_all
 from scheduler.errors import BadFile, BadInput, PageStoreError
 from tests.client.models import Convolutional
 from tests.client.test_cli import assert_one_line, fedpoet
@@ -201,6 +203,28 @@ def test_the_command_trains_from_a_file_into_a_folder(tmp_path, monkeypatch):
     assert all(torch.equal(state[name], value) for name, value in kept.items())
     assert sorted(p.name for p in folder.iterdir()) == [MODEL_FILE, OPTIMIZER_FILE]
     assert start.read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BadInput])
+def test_training_that_ends_early_has_saved_what_it_did(convolutional, start, tmp_path, error):
+    def interrupted():
+        yield convolutional.batches[0]
+        raise error("enough")
+
+    problem, plan = convolutional.fitted(convolutional.keep_all())
+    posed = Posed(
+        traced=convolutional.traced, problem=problem, device=load_device("raspberry-pi-4b")
+    )
+    prepared = planned(posed, plan=plan)
+    module = mapped(Convolutional, start).train()
+    optimizer = convolutional.build(module.parameters())
+    torch.manual_seed(convolutional.seed)
+    with pytest.raises(error, match="enough"):
+        train(prepared, module, optimizer, interrupted(), tmp_path / "pages", saved_to=tmp_path)
+    plain = dataclasses.replace(convolutional, batches=convolutional.batches[:1]).plainly()
+    model = load_file(tmp_path / MODEL_FILE)
+    assert model.keys() == plain.tensors.keys()
+    assert all(torch.equal(model[name], plain.tensors[name]) for name in model)
 
 
 def test_the_command_says_what_is_missing(tmp_path):
