@@ -17,7 +17,15 @@ from scheduler.errors import BadMessage, Untrusted
 from . import device_pb2
 from .blobs import Blob
 from .device_pb2 import SignedTask
-from .trust import PROTOCOL, SIGNATURE, Role, holder_of, require_signature, require_valid
+from .trust import (
+    PROTOCOL,
+    SIGNATURE,
+    Role,
+    holder_of,
+    read_certificate,
+    require_signature,
+    require_valid,
+)
 from .values import ScalarValue, from_scalar, to_scalar
 
 TASK_TEXT = b"fedpoet.v1.Task\0"
@@ -118,10 +126,7 @@ def open_task(
     forgotten. Raises Untrusted when the task is not the coordinator's, not for this device, expired or
     seen; BadMessage when it is signed and still cannot be read.
     """
-    try:
-        certificate = x509.load_der_x509_certificate(signed.certificate)
-    except ValueError as error:
-        raise Untrusted("a task without a readable certificate") from error
+    certificate = read_certificate(signed.certificate)
     require_valid(certificate, authority, now_s)
     if (role := holder_of(certificate).role) is not Role.TASKS:
         raise Untrusted(f"a task signed with a certificate of role {role}")

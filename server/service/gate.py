@@ -124,7 +124,7 @@ class Gate:
             if pem not in self._certificates:
                 try:
                     self._certificates[pem] = x509.load_pem_x509_certificate(pem)
-                except ValueError as error:
+                except Exception as error:  # the library raises kinds of its own
                     raise Refusal(Reason.UNTRUSTED, "a certificate that cannot be read") from error
             _keep_newest(self._certificates, pem)
             return self._certificates[pem]
