@@ -174,9 +174,10 @@ def update_blob(values: int = 100, seed: int = 0) -> bytes:
     return encode_arrays({"w": np.random.default_rng(seed).random(values)})
 
 
-def push(host: ServiceHost, device_id: int, model: bytes = b"model" * 1000, **change) -> Task:
-    """A signed task for a device."""
-    blob: Blob = host.store.blobs.add_model(lambda path: path.write_bytes(model))
+def push(host: ServiceHost, device_id: int, model=b"model" * 1000, **change) -> Task:
+    """A signed task for a device. `model` is its bytes, or what writes them to a path."""
+    write = model if callable(model) else lambda path: path.write_bytes(model)
+    blob: Blob = host.store.blobs.add_model(write)
     now_s = time.time()
     given = {
         "task_id": secrets.token_bytes(16),
