@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pulp
 
 from .charges import time_scale, units
-from .variables import Formulation, Term, needed_at_end, share
+from .graph import Operator
+from .variables import Formulation, Term
 
 
 def row(terms: Iterable[tuple[Term, float]], limit: float) -> Iterable[pulp.LpConstraint]:
@@ -25,7 +26,12 @@ def row(terms: Iterable[tuple[Term, float]], limit: float) -> Iterable[pulp.LpCo
         yield pulp.LpConstraint(expression, pulp.LpConstraintLE, rhs=limit)
 
 
-def _arrives(form: Formulation, k: int, e: int) -> list[tuple[Term, float]]:
+def negated(terms: Iterable[tuple[Term, float]]) -> list[tuple[Term, float]]:
+    """The terms on the other side of a row."""
+    return [(term, -factor) for term, factor in terms]
+
+
+def arrives(form: Formulation, k: int, e: int) -> list[tuple[Term, float]]:
     """Tensor k is resident when its event e begins, paged in for it or kept; or computed in it."""
     slot = form.timeline.events[k][e]
     own = form.timeline.slots[slot].operator == form.problem.graph.producer.get(k)
@@ -44,7 +50,7 @@ def inputs_resident(form: Formulation) -> Iterable[pulp.LpConstraint]:
     graph = form.problem.graph
     for k, e, slot in _events(form):
         if form.timeline.slots[slot].operator != graph.producer.get(k):
-            yield from row([(form.run[slot], 1.0), *_negated(_arrives(form, k, e))], 0.0)
+            yield from row([(form.run[slot], 1.0), *negated(arrives(form, k, e))], 0.0)
 
 
 def retention(form: Formulation) -> Iterable[pulp.LpConstraint]:
@@ -56,12 +62,12 @@ def retention(form: Formulation) -> Iterable[pulp.LpConstraint]:
     for k, e, slot in _events(form):
         kept: list[tuple[Term, float]] = [(form.keep[k][e + 1], 1.0)]
         if _changes(form, k, slot):
-            yield from row([*kept, *_negated(_arrives(form, k, e))], 0.0)
+            yield from row([*kept, *negated(arrives(form, k, e))], 0.0)
             continue
         own = [(form.keep[k][e], 1.0), (form.paged[k][e], -1.0)]
         if form.timeline.slots[slot].operator == form.problem.graph.producer.get(k):
             own.append((form.run[slot], 1.0))
-        yield from row([*kept, (form.paged[k][e + 1], -1.0), *_negated(own)], 0.0)
+        yield from row([*kept, (form.paged[k][e + 1], -1.0), *negated(own)], 0.0)
 
 
 def retention_from_page(form: Formulation) -> Iterable[pulp.LpConstraint]:
@@ -69,7 +75,7 @@ def retention_from_page(form: Formulation) -> Iterable[pulp.LpConstraint]:
     for k, e, slot in _events(form):
         before = [(form.paged[k][e], 1.0), (form.page_in[k][e], 1.0)]
         source = [] if _changes(form, k, slot) else before
-        yield from row([(form.paged[k][e + 1], 1.0), *_negated(source)], 0.0)
+        yield from row([(form.paged[k][e + 1], 1.0), *negated(source)], 0.0)
         yield from row([(form.paged[k][e + 1], 1.0), (form.keep[k][e + 1], -1.0)], 0.0)
 
 
@@ -82,7 +88,7 @@ def _changes(form: Formulation, k: int, slot: int) -> bool:
 def one_copy_in_ram(form: Formulation) -> Iterable[pulp.LpConstraint]:
     """A tensor is not brought into RAM a second time: S + M_in <= 1, S + R <= 1."""
     for k, e, _ in _events(form):
-        yield from row(_arrives(form, k, e), 1.0)
+        yield from row(arrives(form, k, e), 1.0)
     for k in range(len(form.keep)):
         yield from row(_at_end(form, k), 1.0)
 
@@ -99,7 +105,7 @@ def page_copies(form: Formulation) -> Iterable[pulp.LpConstraint]:
                 # Where the copy is the tensor's home, nothing comes from it at the end: else half of a
                 # tensor that lives there and half of one that is brought back would share half a copy.
                 came += [(1, 1.0), (form.home[k], -1.0)]
-            yield from row([*came, *_negated(_copy(form, k, len(changes)))], 0.0)
+            yield from row([*came, *negated(_copy(form, k, len(changes)))], 0.0)
 
 
 def _copy(form: Formulation, k: int, content: int) -> list[tuple[Term, float]]:
@@ -120,10 +126,10 @@ def homes(form: Formulation) -> Iterable[pulp.LpConstraint]:
             yield from row([(form.keep[k][0], 1.0), (home, -1.0)], 0.0)
             yield from row([(form.page_out[k][0], 1.0), (home, -1.0)], 0.0)
         if graph.is_persistent(k):
-            yield from row([(home, 1.0), *_negated(_at_end(form, k))], 0.0)
+            yield from row([(home, 1.0), *negated(_at_end(form, k))], 0.0)
             yield from row([*_at_end(form, k), (home, -1.0)], 0.0)
         elif k in graph.results:
-            yield from row([(1, 1.0), *_negated(_at_end(form, k))], 0.0)
+            yield from row([(1, 1.0), *negated(_at_end(form, k))], 0.0)
 
 
 def _at_end(form: Formulation, k: int) -> list[tuple[Term, float]]:
@@ -145,48 +151,27 @@ def ram_held(form: Formulation) -> Iterable[list[tuple[Term, int]]]:
     size = [t.size_bytes for t in graph.tensors]
     tensors = range(len(graph.tensors))
     yield [(form.home[k], size[k]) for k in tensors if graph.is_source(k)]
-    gap = [0] * len(graph.tensors)
-    for slot, place in enumerate(form.timeline.slots):
-        op = graph.operators[place.operator]
+    for slot, (op, gap) in enumerate(slots_and_gaps(form)):
         held: list[tuple[Term, int]] = [(form.run[slot], op.workspace_bytes)]
         touched = {*op.inputs, *op.outputs}
         for k in tensors:
             if k in touched:
-                held += [(term, size[k]) for term, _ in _arrives(form, k, gap[k])]
-                gap[k] += 1
+                held += [(term, size[k]) for term, _ in arrives(form, k, gap[k])]
             else:
                 held.append((form.keep[k][gap[k]], size[k]))
         yield held
     yield [(term, size[k]) for k in tensors for term, _ in _at_end(form, k)]
 
 
-def page_store(form: Formulation) -> Iterable[pulp.LpConstraint]:
-    """Page copies fit the store; a copy counts from when it is made to the tensor's last event."""
-    limit = form.problem.budget.page_store_bytes
-    if limit is None:
-        return
+def slots_and_gaps(form: Formulation) -> Iterator[tuple[Operator, list[int]]]:
+    """Each slot's operator and, of every tensor, the gap between events that the slot ends or lies in."""
     graph = form.problem.graph
-    scale = float(max(limit, 1))
-    stored: list[Term] = [
-        0 if not t.pageable else share(form.model, f"Stored_{t.id}") for t in graph.tensors
-    ]
-    for k, copy in enumerate(stored):
-        for content in range(1 + len(graph.mutators[k])):
-            yield from row([*_copy(form, k, content), (copy, -1.0)], 0.0)
-    for stage in range(len(graph.operators)):
-        held = [
-            (copy, graph.tensors[k].size_bytes / scale)
-            for k, copy in enumerate(stored)
-            if graph.is_persistent(k) or graph.producer.get(k, 0) <= stage <= _last_stage(form, k)
-        ]
-        yield from row(held, limit / scale)
-
-
-def _last_stage(form: Formulation, k: int) -> int:
-    if needed_at_end(form.problem.graph, k):
-        return len(form.problem.graph.operators)
-    events = form.timeline.events[k]
-    return form.timeline.slots[events[-1]].stage if events else -1
+    gap = [0] * len(graph.tensors)
+    for place in form.timeline.slots:
+        op = graph.operators[place.operator]
+        yield op, gap
+        for k in (*op.inputs, *op.outputs):
+            gap[k] += 1
 
 
 def step_time(form: Formulation) -> Iterable[pulp.LpConstraint]:
@@ -203,7 +188,3 @@ def deadline(form: Formulation) -> Iterable[pulp.LpConstraint]:
     if limit is not None:
         scale = time_scale(form.problem)
         yield form.time <= limit / scale
-
-
-def _negated(terms: Iterable[tuple[Term, float]]) -> list[tuple[Term, float]]:
-    return [(term, -factor) for term, factor in terms]

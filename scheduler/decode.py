@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .liveness import with_frees
+from .liveness import with_frees, with_late_page_outs
 from .plan import Compute, PageIn, PageOut, Plan, Step
 from .variables import Formulation, Term, value_of
 
@@ -28,6 +28,8 @@ def decode(form: Formulation) -> Plan:
         for k in (*op.inputs, *op.outputs):
             event[k] += 1
     steps += (PageIn(k) for k in tensors if _chosen(form.page_in[k][-1]))
+    if form.problem.budget.page_store_bytes is not None:
+        steps = list(with_late_page_outs(graph, steps))
     paged = tuple(k for k in tensors if graph.is_persistent(k) and not _chosen(form.home[k]))
     return Plan(
         graph_digest=graph.digest,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+from operator import or_
+
 import pulp
 
 from .charges import least_time
+from .constraints import arrives
 from .plan import Compute, Free, PageIn, PageOut, Plan
 from .replay import resident_at_start
 from .timeline import Slot
@@ -35,6 +39,7 @@ def encode(form: Formulation, plan: Plan) -> Values | None:
     walk.skip_to(len(form.timeline.slots))
     for k in range(len(form.keep)):
         walk.arrive(k)
+        walk.hold_copies(k)
     walk.values[form.time] = least_time(form, walk.values)
     return walk.values
 
@@ -110,3 +115,24 @@ class _Walk:
 
     def page_out(self, k: int) -> None:
         self._set(self.form.page_out[k][self.content[k]], True)
+
+    def hold_copies(self, k: int) -> None:
+        """When the page store holds a copy of tensor k, all of its events being known."""
+        form = self.form
+        if self.graph.tensors[k].pageable:
+            page_in = [self._is(term) for term in form.page_in[k]]
+            came = list(accumulate([False, *page_in], or_))
+            held = False
+            for e in range(len(page_in) - 1, -1, -1):
+                held = (
+                    page_in[e] or not self._is(form.home[k]) or (held and self._stays(k, e, came))
+                )
+                self._set(form.copy[k][e], held)
+                self._set(form.came[k][e], came[e])
+
+    def _stays(self, k: int, e: int, came: list[bool]) -> bool:
+        """Whether a copy that is there after tensor k's event e was there before it."""
+        return came[e] or not any(self._is(term) for term, _ in arrives(self.form, k, e))
+
+    def _is(self, term: Term) -> bool:
+        return bool(term if isinstance(term, int) else self.values[term])

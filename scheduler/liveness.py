@@ -35,6 +35,36 @@ def with_frees(
     return tuple(result)
 
 
+def with_late_page_outs(graph: Graph, steps: Iterable[Step]) -> tuple[Step, ...]:
+    """Page out no earlier than right after the last use before the tensor comes back.
+
+    Copies take room in the page store for a shorter time, and tensors no more in RAM. A page-out that
+    nothing comes back from stays where it is. `steps` are as in `with_frees`.
+    """
+    later: dict[int, list[Step]] = {}
+    use: dict[int, int] = {}
+    comes_back: dict[int, bool] = {}
+    moves = tuple(steps)
+    for position in range(len(moves) - 1, -1, -1):
+        step = moves[position]
+        match step:
+            case Compute(operator):
+                op = graph.operators[operator]
+                for k in (*op.inputs, *op.outputs):
+                    use.setdefault(k, position)
+            case PageIn(k):
+                use.pop(k, None)
+                comes_back[k] = True
+            case PageOut(k):
+                last = use.pop(k, position) if comes_back.get(k) else position
+                later.setdefault(last, []).append(step)
+    return tuple(
+        step
+        for position, move in enumerate(moves)
+        for step in (*(() if isinstance(move, PageOut) else (move,)), *later.get(position, ()))
+    )
+
+
 def _begins_and_uses(graph: Graph, step: Step) -> tuple[tuple[int, ...], tuple[int, ...]]:
     match step:
         case Compute(operator):

@@ -75,34 +75,51 @@ class Programs:
         terms = (len(graph.operators) + len(reruns)) * len(graph.tensors)
         return terms <= most_terms and terms * TERM_S <= self.left_s()
 
-    def find(self, problem: Problem, reruns: frozenset[Slot], time_share: float) -> Outcome:
+    def find(
+        self,
+        problem: Problem,
+        reruns: frozenset[Slot],
+        time_share: float,
+        *,
+        loose_store: bool = False,
+    ) -> Outcome:
         """Find plans with these reruns in a share of the time left; the outcome is the first program's.
 
         Solvers let a row be exceeded by a little, and so a budget by a few bytes: then again, with a
         budget that is smaller by those.
         """
         end_s = self.clock() + self.left_s() * time_share
-        outcome, plan = self.solved(problem, reruns, end_s - self.clock())
+        outcome, plan = self.solved(problem, reruns, end_s - self.clock(), loose_store)
         while plan is not None and not self.incumbent.offer(plan):
             tighter = _tightened(problem, plan)
             if tighter is None or self.interrupted or self.clock() > end_s:
                 break
             problem = tighter
-            _, plan = self.solved(problem, reruns, end_s - self.clock())
+            _, plan = self.solved(problem, reruns, end_s - self.clock(), loose_store)
         return outcome
 
     def solved(
-        self, problem: Problem, reruns: frozenset[Slot], time_limit_s: float
+        self,
+        problem: Problem,
+        reruns: frozenset[Slot],
+        time_limit_s: float,
+        loose_store: bool = False,
     ) -> tuple[Outcome, Plan | None]:
         """What came of one program, started from the best plan, and the plan that it found."""
         start = self.incumbent.start_for(problem)
-        return self.solved_from(problem, reruns, start, time_limit_s)
+        return self.solved_from(problem, reruns, start, time_limit_s, loose_store)
 
     def solved_from(
-        self, problem: Problem, reruns: frozenset[Slot], start: Plan | None, time_limit_s: float
+        self,
+        problem: Problem,
+        reruns: frozenset[Slot],
+        start: Plan | None,
+        time_limit_s: float,
+        loose_store: bool = False,
     ) -> tuple[Outcome, Plan | None]:
         """The same from another start, or none; the start's own reruns are offered too."""
-        form = formulate(problem, reruns | (slots_of(start) if start else frozenset()))
+        offered = reruns | (slots_of(start) if start else frozenset())
+        form = formulate(problem, offered, loose_store=loose_store)
         outcome = self.minimize(
             form,
             start=encode(form, start) if start else None,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from .backends import Verdict
-from .bound import branch, relax, without_store
+from .bound import branch, relax
+from .explore import explore
 from .impossible import infeasible
 from .moments import moment_bound_j
 from .plan import PageIn, PageOut
@@ -70,12 +71,24 @@ def ways_to_hide(problem: Problem) -> tuple[Serial, ...]:
     return WAYS_TO_HIDE if problem.costs.overlap else ALONE
 
 
+def _explore(programs: Programs) -> None:
+    """A first plan that the limit of the page store allows, or the proof that there is none."""
+    end_s = programs.clock() + programs.left_s() * FIRST_SHARE
+    explored = explore(programs.incumbent.problem, lambda: programs.clock() > end_s)
+    if explored.plan is not None:
+        programs.incumbent.offer(explored.plan)
+    elif explored.all_seen:
+        raise infeasible(programs)
+
+
 def _complete(programs: Programs) -> Iterator[_Offer]:
     """One program that offers every rerun: the proof and, where nothing overlaps, the best plan."""
     incumbent, original = programs.incumbent, programs.incumbent.problem
     reruns = all_reruns(original.graph)
     overlap = original.costs.overlap
     exact = _store_rows_are_exact(original)
+    if incumbent.plan is None and not exact:
+        _explore(programs)
     outcome = programs.find(original, reruns, 1.0 if exact and not overlap else COMPLETE_SHARE)
     if not exact:
         if programs.is_done():
@@ -83,7 +96,7 @@ def _complete(programs: Programs) -> Iterator[_Offer]:
         if outcome.verdict is Verdict.INFEASIBLE:
             programs.cut_short = "the programs, which cannot let page copies come and go, ended"
         share = COMPLETE_SHARE if overlap else 1.0
-        outcome = programs.find(without_store(original), reruns, share)
+        outcome = programs.find(original, reruns, share, loose_store=True)
     programs.note_bound(outcome)
     if incumbent.plan is None and outcome.verdict is Verdict.INFEASIBLE:
         raise infeasible(programs)

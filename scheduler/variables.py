@@ -6,12 +6,15 @@ Named after the letters of the paper:
     page_in[k][e]   M_in   tensor k is paged in right before its event e
     paged[k][e]     P      tensor k is resident between its events e-1 and e, and came from its page copy
     page_out[k][v]  M_out  content v of tensor k is paged out as soon as it exists
+    copy[k][e]             a page copy of tensor k is held between its events e-1 and e
+    came[k][e]             tensor k was paged in before its event e-1 or right before it
     home[k]                persistent tensor k lives in RAM between steps
     time            T      how long the step takes, in multiples of computing everything once
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -40,6 +43,8 @@ class Formulation:
     page_in: tuple[tuple[Term, ...], ...]
     paged: tuple[tuple[Term, ...], ...]
     page_out: tuple[tuple[Term, ...], ...]
+    copy: tuple[tuple[Term, ...], ...]
+    came: tuple[tuple[Term, ...], ...]
     home: tuple[Term, ...]
     time: pulp.LpVariable
 
@@ -70,6 +75,8 @@ def variables_of(problem: Problem, line: Timeline) -> Formulation:
         page_in=page_in,
         paged=tuple(_paged(model, graph, k, page_in[k]) for k in tensors),
         page_out=tuple(_page_out(model, graph, k) for k in tensors),
+        copy=_held(model, "C", problem, page_in, _binary),
+        came=_held(model, "I", problem, page_in, share),
         home=home,
         time=model.add_variable("T", 1 if problem.compute_once.time_s else 0),
     )
@@ -127,6 +134,25 @@ def _page_out(model: pulp.LpProblem, graph: Graph, k: int) -> tuple[Term, ...]:
     if not graph.tensors[k].pageable:
         return (0,) * (1 + len(graph.mutators[k]))
     return tuple(share(model, f"Mout_{k}_{v}") for v in range(1 + len(graph.mutators[k])))
+
+
+def _held(
+    model: pulp.LpProblem,
+    name: str,
+    problem: Problem,
+    page_in: tuple[tuple[Term, ...], ...],
+    variable: Callable[[pulp.LpProblem, str], pulp.LpVariable],
+) -> tuple[tuple[Term, ...], ...]:
+    """One term per gap between events, the end's included; 0 where nothing limits the page store."""
+    if problem.budget.page_store_bytes is None:
+        return tuple((0,) * len(terms) for terms in page_in)
+    return tuple(
+        tuple(
+            variable(model, f"{name}_{k}_{e}") if problem.graph.tensors[k].pageable else 0
+            for e in range(len(terms))
+        )
+        for k, terms in enumerate(page_in)
+    )
 
 
 def needed_at_end(graph: Graph, k: int) -> bool:
