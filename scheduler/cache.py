@@ -19,23 +19,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from .backends import Backend
 from .check import check
 from .errors import BadFile, BadInput, FedpoetError
-from .graph import digest
 from .plan import Plan, Solution, Status
 from .problem import Cost, Problem
 from .solve import solve
 
 ENTRY_FORMAT = "fedpoet-cached-plan"
-ENTRY_VERSION = 1
+ENTRY_VERSION = 2
 DEFAULT_MOST_BYTES = 64 * 2**20
 
 # The problem's digest, the start of the entry's own, and a random end while the file is being written.
 _NAME = re.compile(r"\.?[0-9a-f]{64}-[0-9a-f]{16}\.json(\.[0-9a-f]{8})?")
+
+# What reading a file that is not one of ours may raise.
+_DAMAGE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +136,8 @@ class PlanCache:
         return ()
 
     def _write(self, problem: Problem, entry: _Entry, old: tuple[Path, ...]) -> None:
-        document = _document(entry, problem)
-        text = json.dumps(document, separators=(",", ":")).encode()
-        path = self.folder / f"{problem.digest}-{document['digest'][:16]}.json"
+        text = _text(entry, problem)
+        path = self.folder / f"{problem.digest}-{text[:16].decode()}.json"
         if len(text) > self.most_bytes:
             return
         from .files import write_atomically
@@ -220,7 +221,8 @@ def default_cache_folder(
     return home / ("Library/Caches" if platform == "darwin" else ".cache") / "fedpoet"
 
 
-def _document(entry: _Entry, problem: Problem) -> dict[str, Any]:
+def _text(entry: _Entry, problem: Problem) -> bytes:
+    """What is in a file: the digest of all that follows, then what is known, a line each."""
     from .files import plan_document
 
     content = {
@@ -233,23 +235,29 @@ def _document(entry: _Entry, problem: Problem) -> dict[str, Any]:
         "backend": entry.backend,
         "plan": plan_document(entry.plan),
     }
-    return {**content, "digest": digest(content)}
+    line = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
+    return b"%s\n%s\n" % (_digest(line), line)
+
+
+def _digest(line: bytes) -> bytes:
+    return sha256(line).hexdigest().encode()
 
 
 def _read(path: Path, problem: Problem) -> _Entry | None:
     """The entry in a file, its plan checked; None if it is damaged, foreign or not valid."""
     # Here, not above: who imports scheduler without files, as a solver's process, needs no pydantic.
-    from .files import plan_of
+    from .files import plan_from
 
     try:
-        document = json.loads(path.read_bytes())
-        content = {key: value for key, value in document.items() if key != "digest"}
+        digest, line, end = path.read_bytes().split(b"\n")
+        if end or _digest(line) != digest:
+            return None
+        content = json.loads(line)
         named = (content["format"], content["version"], content["problem_digest"])
         if named != (ENTRY_FORMAT, ENTRY_VERSION, problem.digest):
             return None
-        if digest(content) != document["digest"]:
-            return None
-        plan = plan_of(content["plan"], path)
+        # The plan's own digest would say what that of the line has said.
+        plan = plan_from(content["plan"], path)
         used = check(plan, problem)
         return _Entry(
             plan=plan,
@@ -259,13 +267,5 @@ def _read(path: Path, problem: Problem) -> _Entry | None:
             wall_s=float(content["wall_s"]),
             backend=str(content["backend"]),
         )
-    except (
-        OSError,
-        FedpoetError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ):
+    except (OSError, FedpoetError, *_DAMAGE):
         return None

@@ -25,6 +25,7 @@ from .plan import PLAN_VERSION, Compute, Free, PageIn, PageOut, Plan
 from .problem import Problem
 from .replay import Replay, replay
 
+MOVES = (Free, PageOut, PageIn)
 # The deadline is a sum of floating-point times: it may differ in the last digits.
 TIME_TOLERANCE = 1e-9
 
@@ -95,21 +96,16 @@ class _Walk:
         self.next_new = 0
 
     def take(self, position: int, step: object) -> None:
-        match step:
-            case Compute(operator):
-                self._known(position, operator, len(self.graph.operators), "operator")
-                self._compute(position, operator)
-            case Free(tensor) | PageOut(tensor) | PageIn(tensor):
-                self._known(position, tensor, len(self.graph.tensors), "tensor")
-                self._move(position, step, tensor)
-            case _:
-                raise InvalidPlan("known-ids", f"{step!r} is not a step", position)
-
-    def _known(self, position: int, value: int, count: int, what: str) -> None:
-        if not 0 <= value < count:
-            raise InvalidPlan(
-                "known-ids", f"{what} {value} does not exist; the graph has {count}", position
-            )
+        if isinstance(step, Compute):
+            if not 0 <= step.operator < len(self.graph.operators):
+                raise _unknown(position, "operator", step.operator, len(self.graph.operators))
+            self._compute(position, step.operator)
+        elif isinstance(step, MOVES):
+            if not 0 <= step.tensor < len(self.graph.tensors):
+                raise _unknown(position, "tensor", step.tensor, len(self.graph.tensors))
+            self._move(position, step, step.tensor)
+        else:
+            raise InvalidPlan("known-ids", f"{step!r} is not a step", position)
 
     def _compute(self, position: int, operator: int) -> None:
         op = self.graph.operators[operator]
@@ -186,6 +182,11 @@ class _Walk:
                 )
 
 
+def _unknown(position: int, what: str, value: int, count: int) -> InvalidPlan:
+    message = f"{what} {value} does not exist; the graph has {count}"
+    return InvalidPlan("known-ids", message, position)
+
+
 def _within_budget(plan: Plan, problem: Problem) -> Replay:
     budget, used = problem.budget, replay(plan, problem)
     if used.start_bytes > budget.ram_bytes:
@@ -193,11 +194,13 @@ def _within_budget(plan: Plan, problem: Problem) -> Replay:
             "ram",
             f"{used.start_bytes} bytes are resident at the start, the budget is {budget.ram_bytes}",
         )
-    for position, ram_bytes in enumerate(used.ram_bytes):
-        if ram_bytes > budget.ram_bytes:
-            raise InvalidPlan(
-                "ram", f"{ram_bytes} bytes are held, the budget is {budget.ram_bytes}", position
-            )
+    if used.peak_bytes > budget.ram_bytes:
+        position, ram_bytes = next(
+            (n, held) for n, held in enumerate(used.ram_bytes) if held > budget.ram_bytes
+        )
+        raise InvalidPlan(
+            "ram", f"{ram_bytes} bytes are held, the budget is {budget.ram_bytes}", position
+        )
     limit = budget.page_store_bytes
     if limit is not None and used.page_store_peak_bytes > limit:
         raise InvalidPlan(

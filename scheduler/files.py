@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,7 +63,14 @@ def read_plan(path: Path) -> Plan:
 
 
 def plan_of(document: dict[str, Any], where: Path) -> Plan:
-    """The plan that a plan file's content describes. Raises BadFile."""
+    """The plan that a plan file's content describes, its digest compared. Raises BadFile."""
+    plan = plan_from(document, where)
+    require_digest(plan, document["digest"], str(where))
+    return plan
+
+
+def plan_from(document: dict[str, Any], where: Path) -> Plan:
+    """The plan that a plan file's content describes, whatever its digest. Raises BadFile."""
     _require_format(document, PLAN_FORMAT, where)
     _require_keys(
         document,
@@ -70,21 +78,21 @@ def plan_of(document: dict[str, Any], where: Path) -> Plan:
         where,
     )
     try:
-        steps = tuple(_STEPS[name](_whole(number)) for name, number in document["steps"])
-        paged = tuple(_whole(k) for k in document["paged_at_start"])
+        steps = tuple(_STEPS[name](number) for name, number in document["steps"])
+        paged = tuple(document["paged_at_start"])
+        _require_whole(number for _, number in document["steps"])
+        _require_whole(paged)
     except (KeyError, TypeError, ValueError) as error:
         raise BadFile(
             f"{where}: steps or paged_at_start are damaged ({error}); plan again"
         ) from error
-    plan = Plan(
+    return Plan(
         graph_digest=str(document["graph_digest"]),
         budget=_parse(Budget, document["budget"], f"{where}: budget"),
         steps=steps,
         paged_at_start=paged,
         version=document["version"],
     )
-    require_digest(plan, document["digest"], str(where))
-    return plan
 
 
 def write_plan(plan: Plan, path: Path) -> None:
@@ -225,7 +233,7 @@ def _require_known(given: object, known: object, where: str) -> None:
             _require_known(mine, theirs, f"{where}.{position}")
 
 
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r} is not a whole number")
-    return value
+def _require_whole(numbers: Iterable[object]) -> None:
+    if strange := set(map(type, numbers)) - {int}:
+        names = ", ".join(sorted(kind.__name__ for kind in strange))
+        raise ValueError(f"{names} where whole numbers are needed")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from .errors import BadGraph
@@ -89,7 +90,15 @@ class Graph:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what the graph says, names included, in hex."""
-        return digest(self)
+        # Column by column: a graph has thousands of rows, and their fields' names would be most of the text.
+        return digest(
+            {
+                "name": self.name,
+                "operators": _columns(Operator, self.operators),
+                "tensors": _columns(Tensor, self.tensors),
+                "results": self.results,
+            }
+        )
 
     @cached_property
     def producer(self) -> dict[int, int]:
@@ -159,6 +168,10 @@ def digest(value: object) -> str:
         value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_fields_of
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _columns(kind: type[Operator | Tensor], rows: Sequence[object]) -> dict[str, list[object]]:
+    return {f.name: list(map(attrgetter(f.name), rows)) for f in fields(kind)}
 
 
 def _fields_of(value: Any) -> dict[str, object]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .graph import Graph
-from .plan import Compute, Free, PageIn, PageOut, Step
+from .plan import Compute, Free, PageIn, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,20 +50,14 @@ class Units:
 
     def take(self, step: Step, duration_s: float, effect: Effect) -> float:
         """Run a step as early as the rules allow; returns when it ends."""
-        match step:
-            case Compute(operator):
-                end_s = self._compute(operator, duration_s, effect)
-            case PageIn(k):
-                start_s = max(self._read_s, self._ram_s(effect), self._copied_s[k])
-                self._read_s = end_s = start_s + duration_s
-                self._arrived_s[k] = self._used_s[k] = end_s
-            case PageOut(k):
-                store_s = self._store_given_s if effect.takes_store else 0.0
-                start_s = max(self._write_s, store_s, self._arrived_s[k])
-                self._write_s = self._copied_s[k] = end_s = start_s + duration_s
-                self._used_s[k] = max(self._used_s[k], end_s)
-            case Free(k):
-                end_s = self._used_s[k]
+        if isinstance(step, Free):
+            end_s = self._used_s[step.tensor]
+        elif isinstance(step, Compute):
+            end_s = self._compute(step.operator, duration_s, effect)
+        elif isinstance(step, PageIn):
+            end_s = self._page_in(step.tensor, duration_s, effect)
+        else:
+            end_s = self._page_out(step.tensor, duration_s, effect)
         if effect.gives_ram:
             self._ram_given_s = max(self._ram_given_s, end_s)
         if effect.gives_store:
@@ -73,19 +67,35 @@ class Units:
     def _ram_s(self, effect: Effect) -> float:
         return self._ram_given_s if effect.takes_ram else 0.0
 
+    def _page_in(self, k: int, duration_s: float, effect: Effect) -> float:
+        start_s = max(self._read_s, self._ram_s(effect), self._copied_s[k])
+        self._read_s = end_s = start_s + duration_s
+        self._arrived_s[k] = self._used_s[k] = end_s
+        return end_s
+
+    def _page_out(self, k: int, duration_s: float, effect: Effect) -> float:
+        store_s = self._store_given_s if effect.takes_store else 0.0
+        start_s = max(self._write_s, store_s, self._arrived_s[k])
+        self._write_s = self._copied_s[k] = end_s = start_s + duration_s
+        self._used_s[k] = max(self._used_s[k], end_s)
+        return end_s
+
     def _compute(self, operator: int, duration_s: float, effect: Effect) -> float:
         op = self._graph.operators[operator]
         # A rerun leaves what the first run changed in place as it is.
         changed = op.mutates if effect.is_first_run else ()
-        start_s = max(
-            self._compute_s,
-            self._ram_s(effect),
-            max(map(self._arrived_s.__getitem__, op.inputs), default=0.0),
-            max(map(self._copied_s.__getitem__, changed), default=0.0),
-        )
+        arrived_s, used_s = self._arrived_s, self._used_s
+        waits_s = [arrived_s[k] for k in op.inputs]
+        if changed:
+            waits_s += [self._copied_s[k] for k in changed]
+        start_s = max(self._compute_s, self._ram_s(effect), *waits_s)
         self._compute_s = end_s = start_s + duration_s
-        for k in (*op.inputs, *op.outputs):
-            self._used_s[k] = max(self._used_s[k], end_s)
-        for k in (*op.outputs, *changed):
-            self._arrived_s[k] = end_s
+        for k in op.inputs:
+            if used_s[k] < end_s:
+                used_s[k] = end_s
+        for k in op.outputs:
+            used_s[k] = max(used_s[k], end_s)
+            arrived_s[k] = end_s
+        for k in changed:
+            arrived_s[k] = end_s
         return end_s

@@ -110,8 +110,8 @@ def replay(plan: Plan, problem: Problem) -> Replay:
         page_store_peak_bytes=max(store_start, *store_bytes),
         time_s=clock.time_s,
         energy_j=clock.energy_j,
-        page_in_bytes=sum(walk.size[s.tensor] for s in plan.steps if isinstance(s, PageIn)),
-        page_out_bytes=sum(walk.size[s.tensor] for s in plan.steps if isinstance(s, PageOut)),
+        page_in_bytes=walk.page_in_bytes,
+        page_out_bytes=walk.page_out_bytes,
         recomputed=tuple(walk.recomputed),
     )
 
@@ -136,32 +136,33 @@ class _Walk:
         self.store = sum(self.size[k] for k in self.stored)
         self.runs: set[int] = set()
         self.recomputed: list[int] = []
+        self.page_in_bytes = self.page_out_bytes = 0
 
     def take(self, position: int, step: Step) -> tuple[int, Effect]:
         """RAM held while the step runs, and what it takes and gives."""
-        ram, store = self.ram, self.store
-        match step:
-            case Compute(operator):
-                return self._compute(operator)
-            case Free(k):
-                if k in self.resident:
-                    self.resident.remove(k)
-                    self.ram -= self.size[k]
-                return self.ram, GIVES_RAM if self.ram < ram else NO_EFFECT
-            case PageOut(k):
-                if k not in self.stored:
-                    self.stored.add(k)
-                    self.store += self.size[k]
-                return ram, TAKES_STORE if self.store > store else NO_EFFECT
-            case PageIn(k):
-                if k not in self.resident:
-                    self.resident.add(k)
-                    self.ram += self.size[k]
-                last = self.last_page_in[k] == position and k not in self.lasting
-                if last and k in self.stored:
-                    self.stored.remove(k)
-                    self.store -= self.size[k]
-                return self.ram, PAGE_IN[self.ram > ram, self.store < store]
+        if isinstance(step, Compute):
+            return self._compute(step.operator)
+        k, ram, store = step.tensor, self.ram, self.store
+        if isinstance(step, Free):
+            if k in self.resident:
+                self.resident.remove(k)
+                self.ram -= self.size[k]
+            return self.ram, GIVES_RAM if self.ram < ram else NO_EFFECT
+        if isinstance(step, PageOut):
+            self.page_out_bytes += self.size[k]
+            if k not in self.stored:
+                self.stored.add(k)
+                self.store += self.size[k]
+            return ram, TAKES_STORE if self.store > store else NO_EFFECT
+        self.page_in_bytes += self.size[k]
+        if k not in self.resident:
+            self.resident.add(k)
+            self.ram += self.size[k]
+        last = self.last_page_in[k] == position and k not in self.lasting
+        if last and k in self.stored:
+            self.stored.remove(k)
+            self.store -= self.size[k]
+        return self.ram, PAGE_IN[self.ram > ram, self.store < store]
 
     def _compute(self, operator: int) -> tuple[int, Effect]:
         op, before = self.graph.operators[operator], self.ram

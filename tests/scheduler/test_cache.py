@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -164,9 +163,7 @@ def test_a_damaged_file_is_no_file(cache: PlanCache, entry: Path, data: st.DataO
         damaged = whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :]
     entry.write_bytes(damaged)
     try:
-        known = cache.get(PROBLEM, **ASKED)
-        # A changed bit may spell the same content, as 11.0 does that becomes 11.00 or 1e0 1E0.
-        assert known is None or json.loads(damaged) == json.loads(whole)
+        assert cache.get(PROBLEM, **ASKED) is None
     finally:
         entry.write_bytes(whole)
 
