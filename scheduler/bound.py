@@ -11,7 +11,7 @@ from .programs import Programs
 from .reductions.bundle import Bundle
 from .reruns import worthwhile_reruns
 from .rounding import rounding_rows
-from .stages import relaxation
+from .stages import relaxation, relaxation_without_chains
 from .timeline import Slot
 from .variables import Formulation, value_of
 
@@ -39,11 +39,12 @@ def relax(programs: Programs) -> frozenset[Slot]:
     Raises:
         Infeasible: the relaxation has no solution, and no plan is known.
     """
+    end_s = programs.clock() + programs.left_s() * BOUND_SHARE
     chosen = _what_to_relax(programs)
     if chosen is None:
+        _relax_without_chains(programs, end_s)
         return frozenset()
     problem, reruns, is_whole = chosen
-    end_s = programs.clock() + programs.left_s() * BOUND_SHARE
     form = relaxation(problem, reruns)
     begun_s = programs.clock()
     outcome = _relaxed(programs, form, end_s)
@@ -86,6 +87,13 @@ def _what_to_relax(programs: Programs) -> tuple[Problem, frozenset[Slot], bool] 
     if bundles.all_single or not _has_time_to_relax(programs, bundled, reruns):
         return None
     return bundled, reruns, False
+
+
+def _relax_without_chains(programs: Programs, end_s: float) -> None:
+    """Where even the bundled relaxation would take too long, a smaller and weaker one."""
+    problem, _ = Bundle(proportional=True).apply(without_store(programs.incumbent.problem))
+    if programs.has_time_for(problem, frozenset()):
+        _relaxed(programs, relaxation_without_chains(problem), end_s)
 
 
 def _has_time_to_relax(programs: Programs, problem: Problem, reruns: frozenset[Slot]) -> bool:

@@ -35,9 +35,38 @@ def relaxation(problem: Problem, reruns: Iterable[Slot]) -> Formulation:
 
     Of its timeline, `events` are the last slots of the stages that touch a tensor.
     """
-    form = variables_of(problem, _by_stage(timeline(problem.graph, reruns)))
+    line = timeline(problem.graph, reruns)
+    return _program(problem, line, line.slots)
+
+
+def relaxation_without_chains(problem: Problem) -> Formulation:
+    """A much smaller one: reruns need no inputs, and come in the stage that reads what they compute.
+
+    It bounds all plans: with nothing to wait for, a rerun may as well come when its outputs are next read
+    by a first run, and one whose outputs are read by reruns alone is not needed.
+    """
+    graph = problem.graph
+    reruns = [
+        Slot(op.id, graph.producer[k])
+        for op in graph.operators
+        for k in op.inputs
+        if k in graph.producer
+    ]
+    reruns += [
+        Slot(len(graph.operators) - 1, graph.producer[k])
+        for k in graph.results
+        if k in graph.producer
+    ]
+    offered = {slot for slot in reruns if graph.operators[slot.operator].recomputable}
+    line = timeline(graph, offered, reruns_read=False)
+    return _program(problem, line, (slot for slot in line.slots if slot.is_first_run))
+
+
+def _program(problem: Problem, line: Timeline, reading: Iterable[Slot]) -> Formulation:
+    """The relaxation in which the runs in these slots need their inputs."""
+    form = variables_of(problem, _by_stage(line))
     for rows in (
-        _inputs_resident(form),
+        _inputs_resident(form, reading),
         _retention(form),
         retention_from_page(form),
         page_copies(form),
@@ -71,11 +100,12 @@ def _made(graph: Graph, runs: dict[Slot, Term], k: int, stage: int) -> list[tupl
     return [(run, 1.0)]
 
 
-def _inputs_resident(form: Formulation) -> Iterable[pulp.LpConstraint]:
+def _inputs_resident(form: Formulation, reading: Iterable[Slot]) -> Iterable[pulp.LpConstraint]:
     """A run needs its inputs: kept from an earlier stage, paged in or computed in this one."""
     graph, runs = form.problem.graph, _runs(form)
     event = [{_stage(form, s): e for e, s in enumerate(slots)} for slots in form.timeline.events]
-    for slot, run in runs.items():
+    for slot in reading:
+        run = runs[slot]
         for k in graph.operators[slot.operator].inputs:
             e = event[k][slot.stage]
             came = [(form.keep[k][e], 1.0), (form.page_in[k][e], 1.0)]

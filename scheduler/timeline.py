@@ -30,8 +30,11 @@ class Timeline:
     events: tuple[tuple[int, ...], ...]
 
 
-def timeline(graph: Graph, reruns: Iterable[Slot]) -> Timeline:
-    """The slots of a graph's first runs, and of the reruns that are to be possible."""
+def timeline(graph: Graph, reruns: Iterable[Slot], *, reruns_read: bool = True) -> Timeline:
+    """The slots of a graph's first runs, and of the reruns that are to be possible.
+
+    Without `reruns_read`, reruns are no events of what they read.
+    """
     offered: dict[int, set[int]] = {}
     for slot in reruns:
         offered.setdefault(slot.stage, set()).add(slot.operator)
@@ -42,7 +45,8 @@ def timeline(graph: Graph, reruns: Iterable[Slot]) -> Timeline:
     events: list[list[int]] = [[] for _ in graph.tensors]
     for position, slot in enumerate(slots):
         op = graph.operators[slot.operator]
-        for k in (*op.inputs, *op.outputs):
+        reads = op.inputs if reruns_read or slots[position].is_first_run else ()
+        for k in (*reads, *op.outputs):
             events[k].append(position)
     return Timeline(slots=tuple(slots), events=tuple(map(tuple, events)))
 

@@ -9,11 +9,13 @@ from hypothesis import assume, given, settings
 from scheduler import Budget, Plan, Problem, floor, keep_all, replay, solve
 from scheduler.backends import Highs, minimize
 from scheduler.charges import energy_of
+from scheduler.encode import encode
 from scheduler.formulation import formulate
 from scheduler.moments import moment_bound_j
 from scheduler.reruns import Reach, all_reruns, near_reruns, worthwhile_reruns
 from scheduler.rounding import rounding_rows
-from scheduler.stages import relaxation
+from scheduler.stages import relaxation, relaxation_without_chains
+from scheduler.store import ram_and_store
 from scheduler.timeline import Slot, slots_of
 from scheduler.variables import Formulation, Term
 from tests.scheduler.brute_force import least_energy_j
@@ -62,7 +64,10 @@ def test_no_plan_goes_below_the_relaxation(problem: Problem) -> None:
     if best is not None:
         problem = replace(problem, budget=replace(problem.budget, page_store_bytes=None))
         form = relaxation(problem, worthwhile_reruns(problem))
-        assert _tightened_bound_j(form) <= best * (1 + 1e-6) + 1e-6
+        bound_j = _tightened_bound_j(form)
+        assert bound_j <= best * (1 + 1e-6) + 1e-6
+        weaker_j = _relaxed_j(relaxation_without_chains(problem))
+        assert weaker_j <= bound_j * (1 + 1e-6) + 1e-6
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,3 +146,18 @@ def test_paging_beside_compute_never_costs_more(problem: Problem) -> None:
     assert other.cost.energy_j <= one.cost.energy_j * (1 + 1e-6) + 1e-6
     assert other.lower_bound_j <= other.cost.energy_j
     assert other.cost.time_s >= replay(keep_all(problem), problem).time_s - 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(planned())
+def test_every_valid_plan_obeys_the_rows_that_hold_for_any_use_of_the_page_store(
+    given_plan: tuple[Problem, Plan],
+) -> None:
+    problem, plan = given_plan
+    form = formulate(problem, all_reruns(problem.graph), loose_store=True)
+    values = encode(form, plan)
+    assume(values is not None)
+    assert values is not None
+    for variable, value in values.items():
+        variable.varValue = value
+    assert all(row.valid(1e-6) for row in ram_and_store(form))
