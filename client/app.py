@@ -6,9 +6,14 @@ The run config is what the coordinator asks for, the node config what the device
 from __future__ import annotations
 
 import functools
+import io
+from collections.abc import Callable
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import SType
+from numpy.typing import NDArray
 
 from protos.codec import decode_plan, encode_plan
 from scheduler import Plan, load_device
@@ -16,10 +21,18 @@ from scheduler.errors import BadFile, RunFailed
 
 from .asked import settings_from
 from .node import BY_PLAN, DeviceLoader, Node, PreparedSteps, Settings, Training, WorkloadLoader
-from .outbox import Update, failure
+from .outbox import Arrays, Update, failure
 from .workload import load_workload
 
 PLAN = "fedpoet-plan"  # where a node keeps its plan between messages; its state never leaves it
+
+
+Decoder = Callable[[ArrayRecord], Arrays]
+
+
+def decoded(record: ArrayRecord) -> Arrays:
+    """Arrays as numpy has them."""
+    return {name: array.numpy() for name, array in record.items()}
 
 
 def build_client_app(
@@ -27,11 +40,12 @@ def build_client_app(
     load: WorkloadLoader = load_workload,
     device: DeviceLoader = load_device,
     training: Training = BY_PLAN,
+    decode: Decoder = decoded,
 ) -> ClientApp:
     """A ClientApp. `cache` keeps prepared steps for all nodes that this process plays.
 
     `load` and `device` find the workload and the device profile of a node's settings by their names.
-    `training` is how the nodes train.
+    `training` is how the nodes train. `decode` reads the model that came with a message.
     """
     prepared: PreparedSteps = {} if cache is None else cache
     load_once, device_once = functools.cache(load), functools.cache(device)
@@ -41,7 +55,7 @@ def build_client_app(
     def train(message: Message, context: Context) -> Message:
         try:
             node = Node(settings_of(context), prepared, load_once, device_once, training)
-            update = _train(message, context, node)
+            update = _train(message, context, node, decode)
         except Exception as error:
             # Flower sends the text of an exception to the coordinator: only what `failure` allows.
             raise RunFailed(failure(error)) from error
@@ -50,13 +64,12 @@ def build_client_app(
     return app
 
 
-def _train(message: Message, context: Context, node: Node) -> Update:
+def _train(message: Message, context: Context, node: Node, decode: Decoder) -> Update:
     if (plan := node.ready(_known_plan(context))) is not None:
         context.state[PLAN] = ConfigRecord({"plan": encode_plan(plan)})
     (record,) = message.content.array_records.values()
     (config,) = message.content.config_records.values()
-    arrays = {name: array.numpy() for name, array in record.items()}
-    return node.train(arrays, int(str(config["server-round"])))
+    return node.train(decode(record), int(str(config["server-round"])))
 
 
 def settings_of(context: Context) -> Settings:
@@ -76,8 +89,32 @@ def _known_plan(context: Context) -> Plan | None:
 
 
 def _records(update: Update) -> RecordDict:
-    arrays = ArrayRecord({name: Array(value) for name, value in update.arrays.items()})
+    arrays = ArrayRecord({name: _encoded(value) for name, value in update.arrays.items()})
     return RecordDict({"arrays": arrays, "metrics": MetricRecord(dict(update.metrics))})
+
+
+def _encoded(value: NDArray[np.generic]) -> Array:
+    """As Array(value), for an array in C order; the header is made once for each form."""
+    return Array(
+        dtype=str(value.dtype),
+        shape=value.shape,
+        stype=SType.NUMPY,
+        data=_header(value.dtype, value.shape) + value.tobytes(),
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
+    """What numpy writes before an array's own bytes."""
+    np.lib.format.write_array_header_1_0(
+        file := io.BytesIO(),
+        {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": shape,
+        },
+    )
+    return file.getvalue()
 
 
 app = build_client_app()

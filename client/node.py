@@ -17,7 +17,7 @@ from .batch import Batch
 from .outbox import Arrays, Update, manifest, seal
 from .page_store import unused_path
 from .prepare import Prepared, planned, pose
-from .state import get_arrays, set_arrays
+from .state import set_arrays, view_arrays
 from .trainer import TrainReport, train
 from .workload import Examples, Workload, batches, load_workload, with_training
 
@@ -149,16 +149,16 @@ class Node:
         examples = self.workload.training_examples(self.settings.partition)
         with torch.random.fork_rng(devices=[]):
             order, torch_seed = _generators(self.settings, round_number)
-            # torch.manual_seed also notes, for good, a stack trace for each accelerator that is not there.
-            torch.default_generator.manual_seed(torch_seed)
+            _seed(torch_seed)
             model = self.workload.model()
             set_arrays(model, arrays)
-            allowed = manifest(get_arrays(model))
+            allowed = manifest(view_arrays(model))
             optimizer = self.workload.optimizer(model.parameters())
             model.train()
+            _seed(torch_seed)  # again: training does not depend on what the model drew
             steps = batches(examples, self.workload, order)
             report = self._training.run(self, model, optimizer, steps)
-        return seal(get_arrays(model), self._metrics(report, examples), allowed)
+        return seal(view_arrays(model), self._metrics(report, examples), allowed)
 
     def _prepare(self, known: Plan | None) -> Prepared:
         if known is not None:
@@ -204,3 +204,8 @@ def _generators(settings: Settings, round_number: int) -> tuple[np.random.Genera
     """Order of the examples, and a seed for torch (dropout): own ones per run, partition and round."""
     seeds = np.random.SeedSequence((settings.seed, settings.partition, round_number)).spawn(2)
     return np.random.default_rng(seeds[0]), int(seeds[1].generate_state(1)[0])
+
+
+def _seed(seed: int) -> None:
+    """As torch.manual_seed, which also keeps a stack trace for each kind of accelerator that is not there."""
+    torch.default_generator.manual_seed(seed)

@@ -2,9 +2,9 @@
 
 An update is the model's arrays after training, with the names, shapes and types the model has, and
 declared metrics, each one number. `seal` makes it, over whatever fabric it goes. Around it, the device
-client says what EGRESS lists, field by field, and `released` lets no other message through. There is no
-type for anything else. Why not check for raw data instead: nobody can tell it by looking, but everybody
-can tell whether a record is on a list.
+client says what EGRESS lists (to a SuperLink: FLOWER_EGRESS), field by field, and `released` lets nothing
+else through. There is no type for anything else. Why not check for raw data instead: nobody can tell it by
+looking, but everybody can tell whether a record is on a list.
 """
 
 from __future__ import annotations
@@ -116,6 +116,76 @@ EGRESS: Mapping[str, Mapping[str, Field]] = {
 }
 """Every message of the device service (device.proto) that a device sends, with every field of it."""
 
+_NODE = Field(tells="the node's id, drawn by the SuperLink")
+_RUN_ID = Field(tells="which run is meant")
+_FLOWER_ID = _texts(NAME_BYTES, "digest of a message or of a part of one")
+
+FLOWER_EGRESS: Mapping[str, Mapping[str, Field]] = {
+    "RegisterNodeFleetRequest": {"public_key": _texts(500, "this node's public key")},
+    "ActivateNodeRequest": {
+        "public_key": _texts(500, "this node's public key"),
+        "heartbeat_interval": Field(tells="how often the node says that it is alive"),
+    },
+    "DeactivateNodeRequest": {"node_id": _NODE},
+    "SendNodeHeartbeatRequest": {
+        "node": _NODE,
+        "heartbeat_interval": Field(tells="how often the node says that it is alive"),
+    },
+    "PullMessagesRequest": {"node": _NODE},
+    "GetRunRequest": {"node": _NODE, "run_id": _RUN_ID},
+    "GetFabRequest": {
+        "node": _NODE,
+        "run_id": _RUN_ID,
+        "hash_str": _texts(NAME_BYTES, "digest of the run's app bundle"),
+    },
+    "PullObjectRequest": {"node": _NODE, "run_id": _RUN_ID, "object_id": _FLOWER_ID},
+    "ConfirmMessageReceivedRequest": {
+        "node": _NODE,
+        "run_id": _RUN_ID,
+        "message_object_id": _FLOWER_ID,
+    },
+    "PushMessagesRequest": {
+        "node": _NODE,
+        "messages_list": Field(tells="the reply, without its content"),
+        "message_object_trees": Field(tells="digests of the parts of the reply"),
+        "clientapp_runtime_list": Field(tells="always 0"),
+    },
+    "PushObjectRequest": {
+        "node": _NODE,
+        "run_id": _RUN_ID,
+        "object_id": _FLOWER_ID,
+        "object_content": _texts(2**31, "a part of the sealed update: an array, or the metrics"),
+        "session_id": _texts(NAME_BYTES, "in the SuperLink's words"),
+    },
+    "Node": {"node_id": _NODE},
+    "Message": {
+        "metadata": Field(tells="which message is answered"),
+        "error": Field(tells="why there is no update"),
+    },
+    "Metadata": {
+        "run_id": _RUN_ID,
+        "message_id": _FLOWER_ID,
+        "src_node_id": _NODE,
+        "dst_node_id": Field(tells="the SuperLink's id"),
+        "reply_to_message_id": _FLOWER_ID,
+        "group_id": _texts(NAME_BYTES, "in the coordinator's words"),
+        "ttl": Field(tells="for how long the reply is good"),
+        "message_type": _texts(NAME_BYTES, "in the coordinator's words"),
+        "created_at": Field(tells="when the reply was made"),
+    },
+    "ObjectTree": {
+        "object_id": _FLOWER_ID,
+        "children": Field(tells="digests of the parts of the part"),
+    },
+    "Error": {
+        "code": Field(tells="always the same"),
+        "reason": _texts(DETAIL_BYTES, "which error; of a budget that is too small, also sizes"),
+    },
+}
+"""The same for Flower's SuperLink, where a device that joins by itself sends these."""
+
+_LISTS = {"fedpoet.v1": EGRESS, "flwr.proto": FLOWER_EGRESS}
+
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
@@ -124,7 +194,7 @@ class Shape:
     """Dimensions and type of one of the model's arrays."""
 
     dims: tuple[int, ...]
-    dtype: str
+    dtype: np.dtype[Any]
 
     def __str__(self) -> str:
         return f"{self.dtype}{list(self.dims)}"
@@ -173,14 +243,14 @@ def failure(error: Exception) -> str:
 
 
 def released(message: Sent) -> Sent:
-    """The message, if all of it is on the list EGRESS. Raises Refused with what is not."""
-    kind = message.DESCRIPTOR.name
-    if message.DESCRIPTOR.file.package != "fedpoet.v1" or kind not in EGRESS:
+    """The message, if all of it is on the list of its fabric. Raises Refused with what is not."""
+    kind, listed_fields = message.DESCRIPTOR.name, _LISTS.get(message.DESCRIPTOR.file.package, {})
+    if kind not in listed_fields:
         raise Refused(f"{message.DESCRIPTOR.full_name} is no message that a device may send")
     if len(UnknownFieldSet(message)):
-        raise Refused(f"{kind} has fields that are not in device.proto")
+        raise Refused(f"{kind} has fields that nobody here knows")
     for field, value in message.ListFields():
-        if (listed := EGRESS[kind].get(field.name)) is None:
+        if (listed := listed_fields[kind].get(field.name)) is None:
             raise Refused(f"{kind}.{field.name} is not on the list of what may leave")
         _require_listed(f"{kind}.{field.name}", value, listed)
     return message
@@ -224,4 +294,4 @@ def _number(name: str, value: object) -> int | float:
 
 
 def _shape(value: NDArray[np.generic]) -> Shape:
-    return Shape(dims=tuple(value.shape), dtype=str(value.dtype))
+    return Shape(dims=value.shape, dtype=value.dtype)

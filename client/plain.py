@@ -12,7 +12,7 @@ from scheduler import Plan
 from .batch import Batch, tensors_in
 from .charge import StepCharge, step_charge
 from .node import Node, PlanKey, plan_key
-from .recorded import BoundStep, RecordedStep
+from .recorded import RecordedStep
 from .trainer import TrainReport, report
 
 Layouts = tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
@@ -51,11 +51,12 @@ class Plainly:
     ) -> TrainReport:
         """Train without a budget, and charge the plan's."""
         losses: list[float] = []
-        bound: dict[Layouts, BoundStep] = {}
+        layouts: Layouts = ()
         for batch in batches:
-            if (layouts := _layouts(batch)) not in bound:
-                bound[layouts] = self._recorded(node, model, optimizer, batch).bind(model)
-            loss = bound[layouts](batch)
+            tensors = tuple(tensors_in(batch).values())
+            if layouts != (layouts := _layouts(tensors)):
+                step = self._recorded(node, model, optimizer, batch).bind(model)
+            loss = step(tensors)
             optimizer.step()
             losses.append(loss.item())
         return report(self.charges[plan_key(node.settings)], losses)
@@ -63,11 +64,11 @@ class Plainly:
     def _recorded(
         self, node: Node, model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: Batch
     ) -> RecordedStep:
-        key = node.settings.workload, _layouts(batch)
+        key = node.settings.workload, _layouts(tensors_in(batch).values())
         if key not in self.steps:
             self.steps[key] = RecordedStep(model, node.workload.loss, optimizer, batch)
         return self.steps[key]
 
 
-def _layouts(batch: Batch) -> Layouts:
-    return tuple((t.shape, t.stride(), t.dtype) for t in tensors_in(batch).values())
+def _layouts(tensors: Iterable[torch.Tensor]) -> Layouts:
+    return tuple([(t.shape, t.stride(), t.dtype) for t in tensors])

@@ -8,7 +8,8 @@ numbers are the same bit for bit; there is no plan and no budget here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from scheduler.graph import Phase
 
-from .batch import Batch, tensors_in
+from .batch import Batch
 from .capture import Capture, Loss, capture
 from .dataflow import Dataflow, Node
 from .grouping import Unit
@@ -27,12 +28,11 @@ from .setting import trained
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """Forward or backward pass: a function from bases to bases, or to the step's results."""
+    """Forward or backward pass: a function of some of the tensors so far, which adds tensors to them."""
 
     run: Function
-    inputs: tuple[fx.Node, ...]
-    outputs: tuple[fx.Node, ...]
-    grad_mode: bool  # what it is in eager training, which some kernels look at
+    inputs: Callable[[list[Tensor]], tuple[Tensor, ...]]
+    backward: bool  # eager training runs it without grad mode, which some kernels look at
 
 
 class RecordedStep:
@@ -56,68 +56,84 @@ class RecordedStep:
 
 
 class BoundStep:
-    """Call it with a batch: it sets every parameter's .grad and returns the loss."""
+    """Call it with the tensors of a batch: it sets every parameter's .grad and returns the loss."""
 
     def __init__(
-        self,
-        captured: Capture,
-        parts: tuple[_Part, ...],
-        odd: frozenset[int],
-        module: nn.Module,
+        self, captured: Capture, parts: tuple[_Part, ...], odd: frozenset[int], module: nn.Module
     ) -> None:
-        self._parts, self._odd, self._batch = parts, odd, captured.batch
+        self._parts, self._odd = parts, odd
         named, buffers = dict(module.named_parameters()), dict(module.named_buffers())
-        self._sources = [(node, named[name]) for name, node in captured.parameters.items()]
-        self._fixed = dict(captured.constants)
-        self._fixed |= {node: buffers[name] for name, node in captured.buffers.items()}
-        self._with_gradient = tuple(named[name] for name in captured.gradients)
+        self._parameters = [named[name] for name in captured.parameters]
+        self._fixed = [buffers[name] for name in captured.buffers]
+        self._fixed += captured.constants.values()
+        self._trained = [named[name] for name in captured.gradients]
         self._pointers: list[int] = []
-        self._held: Mapping[fx.Node, Tensor] = {}
+        self._held: list[Tensor] = []
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Iterable[Tensor]) -> Tensor:
         """The loss, 0-d, before the update; gradients of the step before are replaced."""
-        tensors = tensors_in(batch)
-        values = {**self._parameters(), **{n: tensors[name] for name, n in self._batch.items()}}
+        values = [*self._lasting(), *batch]
         for part in self._parts:
-            with torch.set_grad_enabled(part.grad_mode):
-                results = part.run(*[values[base] for base in part.inputs])
-            values.update(zip(part.outputs, results, strict=True))
+            if part.backward:
+                with torch.no_grad():
+                    results = part.run(*part.inputs(values))
+            else:
+                results = part.run(*part.inputs(values))
+            values += results
         loss, *gradients = results
-        for k, (parameter, gradient) in enumerate(zip(self._with_gradient, gradients, strict=True)):
-            if k in self._odd:
-                gradient = as_accumulated(gradient.clone(), parameter)
+        for parameter, gradient in zip(self._trained, gradients, strict=True):
             parameter.grad = gradient
+        for k in self._odd:
+            parameter, gradient = self._trained[k], gradients[k]
+            parameter.grad = as_accumulated(gradient.clone(), parameter)
         return loss
 
-    def _parameters(self) -> Mapping[fx.Node, Tensor]:
-        """What lasts from step to step; an optimizer may give a parameter other memory."""
-        pointers = [parameter.data_ptr() for _, parameter in self._sources]
+    def _lasting(self) -> list[Tensor]:
+        """Parameters, buffers and constants; an optimizer may give a parameter other memory."""
+        pointers = [parameter.data_ptr() for parameter in self._parameters]
         if pointers != self._pointers:
             self._pointers = pointers
-            self._held = self._fixed | {node: p.detach() for node, p in self._sources}
+            self._held = [*(parameter.detach() for parameter in self._parameters), *self._fixed]
         return self._held
 
 
 def _parts(flow: Dataflow, results: tuple[fx.Node, ...]) -> tuple[_Part, ...]:
     """The nodes in runs of one phase; the last part gives the results."""
+    captured = flow.captured
+    so_far: list[fx.Node] = [
+        *captured.parameters.values(),
+        *captured.buffers.values(),
+        *captured.constants,
+        *captured.batch.values(),
+    ]
+    wanted = dict.fromkeys(flow.base[n] for n in results)
     runs = [tuple(nodes) for _, nodes in itertools.groupby(flow.nodes, key=lambda n: n.phase)]
     parts: list[_Part] = []
-    last_bases = dict.fromkeys(flow.base[n] for n in results)
     for k, nodes in enumerate(runs):
-        unit, later = Unit(nodes=nodes), runs[k + 1 :]
-        is_last = not later
-        inputs, outputs = unit.reads, _read_later(unit, later, tuple(last_bases))
-        if is_last:
-            inputs = tuple(dict.fromkeys((*inputs, *(b for b in last_bases if b not in unit.makes))))
+        unit = Unit(nodes=nodes)
+        inputs, outputs = unit.reads, _read_later(unit, runs[k + 1 :], wanted)
+        if k == len(runs) - 1:
             outputs = results
-        run = compile_nodes(flow, nodes, inputs, outputs)
-        forward = unit.phase is Phase.FORWARD
-        parts.append(_Part(run=run, inputs=inputs, outputs=outputs, grad_mode=forward))
+            inputs = (*inputs, *(b for b in wanted if b not in unit.makes and b not in inputs))
+        parts.append(
+            _Part(
+                run=compile_nodes(flow, nodes, inputs, outputs),
+                inputs=_picker([so_far.index(base) for base in inputs]),
+                backward=unit.phase is Phase.BACKWARD,
+            )
+        )
+        so_far += outputs
     return tuple(parts)
 
 
+def _picker(places: list[int]) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
+    if len(places) > 1:
+        return operator.itemgetter(*places)
+    return lambda values: tuple(values[place] for place in places)
+
+
 def _read_later(
-    unit: Unit, later: list[tuple[Node, ...]], results: tuple[fx.Node, ...]
+    unit: Unit, later: list[tuple[Node, ...]], results: Iterable[fx.Node]
 ) -> tuple[fx.Node, ...]:
     wanted = {b for nodes in later for n in nodes for b in n.reads} | set(results)
     return tuple(sorted(wanted & unit.makes, key=lambda base: base.name))

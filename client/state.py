@@ -24,7 +24,12 @@ def initial_arrays(workload: Workload, seed: int) -> dict[str, NDArray[np.generi
 
 
 def get_arrays(model: torch.nn.Module) -> dict[str, NDArray[np.generic]]:
-    """Copies of all parameters and buffers that the model saves, by name.
+    """Copies of what `view_arrays` gives. Raises what it raises."""
+    return {name: value.copy() for name, value in view_arrays(model).items()}
+
+
+def view_arrays(model: torch.nn.Module) -> dict[str, NDArray[np.generic]]:
+    """All parameters and buffers that the model saves, by name, in the model's own memory.
 
     Raises BadInput for what numpy, and so an update, has no type for.
     """
@@ -42,7 +47,11 @@ def buffer_names(workload: Workload) -> frozenset[str]:
 
 def set_arrays(model: torch.nn.Module, arrays: Arrays) -> None:
     """Load all parameters and buffers. Raises BadInput unless they are exactly the model's."""
-    state = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+    state = {
+        # load_state_dict copies; torch warns of memory that it must not write to.
+        name: torch.from_numpy(value if value.flags.writeable else np.array(value))
+        for name, value in arrays.items()
+    }
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -96,6 +105,6 @@ def _array(name: str, value: object) -> NDArray[np.generic]:
             f"the model saves {name!r}, a {type(value).__name__}; keep it out of its state"
         )
     try:
-        return value.detach().cpu().numpy().copy()
+        return value.detach().cpu().numpy()
     except TypeError as error:
         raise BadInput(f"{name!r} is {value.dtype}, which cannot be sent; use float32") from error

@@ -9,12 +9,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from torch import nn
 
-from client.app import build_client_app
+from client.app import build_client_app, decoded
 from client.charge import StepCharge
 from client.node import (
     BY_PLAN,
@@ -27,6 +28,7 @@ from client.node import (
     WorkloadLoader,
     plan_key,
 )
+from client.outbox import Arrays
 from client.plain import Plainly
 from client.workload import Examples, Workload, load_workload
 from scheduler import Plan, load_device
@@ -78,7 +80,7 @@ class Recipe:
         elif self.plans:
             training = _ByKnownPlan(self.plans)
         load = remembering(self.load, REMEMBERED_BYTES)
-        return build_client_app(cache, load, self.device, training)
+        return build_client_app(cache, load, self.device, training, _DecodedOnce())
 
 
 class _ByKnownPlan(ByPlan):
@@ -146,17 +148,50 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def remembering(load: WorkloadLoader, most_bytes: int) -> WorkloadLoader:
-    """`load`, but the examples used last are kept from call to call, up to `most_bytes` of them.
+class _DecodedOnce:
+    """Reads a model that came with many messages once. Who gets the arrays must not write to them."""
 
-    A device loads its data once; a process that plays many devices would do so in every round.
+    def __init__(self) -> None:
+        self._record: ArrayRecord | None = None
+        self._arrays: Arrays = {}
+
+    def __call__(self, record: ArrayRecord) -> Arrays:
+        if record is not self._record:
+            self._record, self._arrays = record, decoded(record)
+        return self._arrays
+
+
+def remembering(load: WorkloadLoader, most_bytes: int) -> WorkloadLoader:
+    """`load`, but what a device does once is not done again for every device that a process plays.
+
+    The examples used last are kept, up to `most_bytes` of them, and so is the model's module, if all that
+    differs between two of them is what `set_arrays` sets.
     """
 
     def loaded(spec: str) -> Workload:
         workload = load(spec)
-        return replace(workload, data=_Remembered(workload.data, most_bytes))
+        return replace(
+            workload,
+            data=_Remembered(workload.data, most_bytes),
+            model=_built_once(workload.model),
+        )
 
     return loaded
+
+
+def _built_once(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    kept: list[nn.Module] = []
+
+    def built() -> nn.Module:
+        if kept:
+            return kept[0]
+        model = build()
+        saved = model.state_dict().keys()
+        if all(name in saved for name, _ in model.named_buffers()):
+            kept.append(model)
+        return model
+
+    return built
 
 
 class _Remembered:

@@ -9,7 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.app import PLAN, build_client_app, settings_of
+from client.app import PLAN, _encoded, build_client_app, settings_of
 from client.outbox import METRICS
 from client.state import initial_arrays
 from client.workload import load_workload
@@ -167,3 +167,17 @@ def test_a_coordinator_cannot_make_a_device_run_a_file():
 def test_settings_of_the_wrong_type_are_named(node, text):
     with pytest.raises(BadInput, match=text):
         settings_of(context(node=node))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array(1.5, np.float32),
+        np.zeros((0, 3), np.float64),
+        np.arange(6, dtype=">i8").reshape(2, 3),
+    ],
+)
+def test_arrays_are_encoded_as_flower_does(value):
+    ours, flowers = _encoded(value), Array(value)
+    assert (ours.dtype, ours.shape, ours.stype) == (flowers.dtype, flowers.shape, flowers.stype)
+    assert ours.data == flowers.data
