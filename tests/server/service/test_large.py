@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 
@@ -17,24 +15,17 @@ from protos.arrays import write_arrays
 from protos.blobs import Arriving, blob_of, chunks
 from protos.tasks import decode_task
 from protos.trust import PROTOCOL
+from tests.server.service.hosting import channel_of, start
 from tests.server.service.peers import REPORT
 
 MIB = 2**20
 SIZE = 200 * MIB
 MOST_MIB = 48  # more than that for all that passes; a copy of a blob would take 200
 
-ROOT = Path(__file__).parents[3]
-
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_blob(tmp_path):
-    service = subprocess.Popen(
-        [sys.executable, "-m", "tests.server.service.hosting", str(tmp_path), str(SIZE)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    service = start(tmp_path, model_bytes=SIZE, tasks=1)
     try:
         began = json.loads(service.stdout.readline())
         pass_through(tmp_path, began["port"])
@@ -49,15 +40,10 @@ def test_memory_does_not_grow_with_the_blob(tmp_path):
 
 def pass_through(folder: Path, port: int) -> None:
     """Fetch the model and send an update of its size, as a device does."""
-    read = {
-        n: (folder / "device" / n).read_bytes()
-        for n in ("authority.pem", "device.key", "device.pem")
-    }
-    credentials = grpc.ssl_channel_credentials(*read.values())
     update = folder / "update"
     write_arrays({"w": np.arange(SIZE // 8, dtype=np.float64)}, update)
     with (
-        grpc.secure_channel(f"localhost:{port}", credentials) as channel,
+        channel_of(folder, port) as channel,
         update.open("rb") as file,
     ):
         stub = device_pb2_grpc.DeviceServiceStub(channel)
