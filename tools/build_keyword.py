@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import ctypes
 import lzma
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +75,15 @@ class Manner:
 
 
 class Synthesizer:
-    """espeak-ng in this process."""
+    """espeak-ng in this process.
+
+    Each has a copy of the library to itself: it remembers, beyond a new start, what it said before, and
+    sounds a little different then.
+    """
 
     def __init__(self) -> None:
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+            self._library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), own))
         folder = espeakng_loader.get_data_path().encode()
         if self._library.espeak_Initialize(_SYNCHRONOUS, 0, folder, 0) != RATE_HZ:
             raise SystemExit("espeak-ng does not start, or has another sample rate")
@@ -114,10 +121,10 @@ def speakers() -> tuple[str, ...]:
     return tuple(f"{ACCENTS[n % len(ACCENTS)]}+{variant}" for n, variant in enumerate(VARIANTS))
 
 
-def takes(
-    synthesizer: Synthesizer, voice: str, generator: np.random.Generator
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def takes(number: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """(number of the word, its picture) of one speaker, who has a speed and a pitch of their own."""
+    synthesizer, voice = Synthesizer(), speakers()[number]
+    generator = np.random.default_rng((SEED, number))
     speed, pitch = generator.uniform(130, 210), generator.uniform(25, 75)
     for label, word in enumerate(WORDS):
         for _ in range(TAKES):
@@ -163,15 +170,14 @@ def _mel() -> Signal:
 
 def build() -> dict[str, NDArray[np.uint8]]:
     """All takes: `x` [n, BANDS, FRAMES], `y` [n] word numbers, `speaker` [n] speaker numbers."""
-    synthesizer = Synthesizer()
     x, y, speaker = [], [], []
-    for number, voice in enumerate(speakers()):
-        for label, take in takes(synthesizer, voice, np.random.default_rng((SEED, number))):
+    for number in range(len(speakers())):
+        for label, take in takes(number):
             x.append(take)
             y.append(label)
             speaker.append(number)
     return {
-        "x": np.stack(x),
+        "x": np.ascontiguousarray(np.stack(x)),  # safetensors takes memory as it lies
         "y": np.array(y, dtype=np.uint8),
         "speaker": np.array(speaker, dtype=np.uint8),
     }

@@ -69,7 +69,8 @@ def array(found: Named) -> NDArray[Any]:
     return numbers.reshape(shape, order="F" if by_column else "C")
 
 
-class _Inert(pickle.Unpickler):
+# In Python rather than C: there, one damaged byte can ask for gigabytes of memo.
+class _Inert(pickle._Unpickler):  # noqa: SLF001
     def __init__(self, file: BinaryIO, allowed: frozenset[str]) -> None:
         super().__init__(file)
         self._allowed = allowed

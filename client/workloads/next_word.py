@@ -100,7 +100,7 @@ def _speakers() -> tuple[NDArray[np.int64], ...]:
     number = {word: position for position, word in enumerate(words)}
     spoken: dict[str, list[str]] = {}
     for line in shipped("state-of-the-union.tsv").decode().splitlines():
-        _, speaker, text = line.split("\t")
+        _, speaker, text = (line.split("\t") + [""] * 2)[:3]
         spoken.setdefault(speaker, []).extend(tokens(text))
     if len(words) != WORDS or len(spoken) != SPEAKERS:
         raise BadFile(

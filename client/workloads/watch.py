@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -89,13 +89,20 @@ def _recordings() -> dict[int, tuple[Recording, ...]]:
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
-            return read_inert(file, ARRAY_NAMES, _by_subject)  # numpy pickles lists of arrays
+            return read_by_subject(file)
     except (BadFile, OSError, ValueError) as error:
         raise BadFile(f"{path} cannot be read: {error}; install seglearn again") from error
 
 
+def read_by_subject(file: BinaryIO) -> dict[int, tuple[Recording, ...]]:
+    """Recordings in a pickle of numpy's: an array of one object, a dict of lists with one entry each.
+
+    Raises BadFile for any other content.
+    """
+    return read_inert(file, ARRAY_NAMES, _by_subject)
+
+
 def _by_subject(stored: Named) -> dict[int, tuple[Recording, ...]]:
-    """From an array of one object, a dict of lists with one entry per recording."""
     content: dict[str, Any] = stored.state[4][0]
     recordings: dict[int, list[Recording]] = {s: [] for s in (*TRAIN_SUBJECTS, *TEST_SUBJECTS)}
     columns = array(content["subject"]), content["X"], array(content["y"])
