@@ -42,23 +42,49 @@ def spans(fleet, state, row):
     return found
 
 
-@RELAXED
-@given(habitual_fleets(), MOMENTS, st.sampled_from(State))
-def test_a_state_holds_within_its_windows_and_until_the_last_of_them_closes(fleet, now_s, state):
-    found = until_s(fleet, state, rows_of(fleet), np.full(len(fleet), now_s))
-    for row in range(len(fleet)):
-        open_now = [e for b, e in spans(fleet, state, row) if b <= now_s < e]
-        assert found[row] == max(open_now, default=now_s)
+def edges(found):
+    """Moments at which something may go wrong: in windows, and at and just before their ends."""
+    finite = [span for span in found if math.isfinite(span[0]) and span[0] >= 0][:12]
+    return [
+        0.0,
+        *(at for b, e in finite for at in (b, (b + e) / 2, e)),
+        *(math.nextafter(at, 0.0) for span in finite for at in span),
+    ]
 
 
 @RELAXED
-@given(habitual_fleets(), MOMENTS, st.sampled_from(State))
-def test_the_next_window_is_the_first_that_opens_later(fleet, now_s, state):
-    limit_s = now_s + 5 * DAY_S
-    found = from_s(fleet, state, rows_of(fleet), np.full(len(fleet), now_s), limit_s)
+@given(habitual_fleets(), st.sampled_from(State))
+def test_a_state_holds_within_its_windows_and_until_the_last_of_them_closes(fleet, state):
     for row in range(len(fleet)):
-        later = [b for b, _ in spans(fleet, state, row) if now_s < b <= limit_s]
-        assert found[row] == min(later, default=math.inf)
+        found = spans(fleet, state, row)
+        at_s = np.array(edges(found))
+        until = until_s(fleet, state, np.full(len(at_s), row), at_s)
+        expected = [max((e for b, e in found if b <= t < e), default=t) for t in at_s]
+        assert until.tolist() == expected
+
+
+@RELAXED
+@given(habitual_fleets(), st.sampled_from(State))
+def test_the_next_window_is_the_first_that_opens_later(fleet, state):
+    for row in range(len(fleet)):
+        found = spans(fleet, state, row)
+        at_s = np.array(edges(found))
+        limit_s = 15 * DAY_S
+        begin = from_s(fleet, state, np.full(len(at_s), row), at_s, limit_s)
+        expected = [min((b for b, _ in found if t < b <= limit_s), default=math.inf) for t in at_s]
+        assert begin.tolist() == expected
+
+
+def test_two_windows_of_a_state_are_drawn_apart():
+    window = Window(start_h=8.0, hours=1.0, share=0.5, device_spread_h=2.0, day_spread_h=1.0)
+    fleet = fleet_with([kind_of(Habits(idle=(window, window), online=(window,)))], 500)
+    first, second = slots(fleet, "idle", State.IDLE, rows_of(fleet))
+    (other,) = slots(fleet, "online", State.ONLINE, rows_of(fleet))
+    days = np.full(500, 3.0)
+    for one, two in ((first, second), (first, other)):
+        there = np.isfinite(one.opening_on_s(days)), np.isfinite(two.opening_on_s(days))
+        assert (there[0] & there[1]).mean() == pytest.approx(0.25, abs=0.07)
+        assert abs(np.corrcoef(one.start_s, two.start_s)[0, 1]) < 0.15
 
 
 @RELAXED

@@ -106,26 +106,36 @@ def test_what_was_recorded_is_what_a_plain_look_finds(tmp_path_factory, clients,
             )
 
 
-@RELAXED
-@given(st.lists(recorded(), min_size=1, max_size=4), st.floats(0, 1e7))
-def test_times_of_traces_are_exact_to_the_last_bit(tmp_path_factory, clients, now_s):
-    clients.append({"active": [0], "inactive": [0.1], "finish_time": 1.1})
-    fleet = traced(tmp_path_factory.mktemp("t"), dict(enumerate(clients)))
-    for row in range(len(clients)):
-        one = np.array([row])
-        (begin_s,) = from_s(fleet, State.ONLINE, one, np.array([now_s]))
-        if math.isfinite(begin_s):
-            assert begin_s > now_s
-            assert holds(fleet, State.ONLINE, one, begin_s)[0]
-            assert (
-                from_s(fleet, State.ONLINE, one, np.array([math.nextafter(begin_s, 0)])) == begin_s
+def test_times_of_traces_are_exact_to_the_last_bit(tmp_path):
+    """Over many cycles of lengths that no binary number has, where division would round either way."""
+    spans = {"active": [0.0, 0.3, 0.7], "inactive": [0.1, 0.4, 1.0]}
+    clients = {n: {**spans, "finish_time": 1.1 + n / 7} for n in range(5)}
+    fleet = traced(tmp_path, clients)
+    cycle = np.arange(20_000, dtype=np.float64)
+    for row, client in clients.items():
+        one = np.full(len(cycle), row)
+        begun_s = cycle * client["finish_time"]
+        for begin, end in zip(spans["active"], spans["inactive"], strict=True):
+            begin_s, end_s = begun_s + begin, begun_s + end
+            before_s = np.nextafter(begin_s, -1.0)
+            np.testing.assert_array_equal(until_s(fleet, State.ONLINE, one, begin_s), end_s)
+            np.testing.assert_array_equal(until_s(fleet, State.ONLINE, one, before_s), before_s)
+            np.testing.assert_array_equal(until_s(fleet, State.ONLINE, one, end_s), end_s)
+            np.testing.assert_array_equal(
+                from_s(fleet, State.ONLINE, one[1:], before_s[1:]), begin_s[1:]
             )
-        (end_s,) = until_s(fleet, State.ONLINE, one, np.array([now_s]))
-        if end_s > now_s:
-            assert holds(fleet, State.ONLINE, one, math.nextafter(end_s, 0))[0]
-            # What begins where the period ends goes on.
-            wrapped = clients[row]["active"][:1] == [0] and end_s >= clients[row]["finish_time"]
-            assert wrapped or not holds(fleet, State.ONLINE, one, end_s)[0]
+
+
+def test_who_is_recorded_all_the_time_is_online_for_ever(tmp_path):
+    whole = {"active": [0.0], "inactive": [1.1], "finish_time": 1.1}
+    fleet = traced(tmp_path, {1: whole})
+    at_s = np.arange(20_000) * 1.1
+    ends_s = until_s(fleet, State.ONLINE, np.zeros(20_000, np.int64), at_s)
+    np.testing.assert_array_equal(ends_s[:-1], at_s[1:])
+    before_s = np.nextafter(at_s[1:], 0.0)
+    ends_s = until_s(fleet, State.ONLINE, np.zeros(19_999, np.int64), before_s)
+    np.testing.assert_array_equal(ends_s, at_s[1:])
+    assert next_offline_s(fleet, np.array([0]), 5.0).tolist() == [math.inf]
 
 
 def test_capacity_is_slowness_against_the_median_and_bytes_per_second(tmp_path):
