@@ -180,7 +180,7 @@ def simulate(
 
     from . import run as runs
     from .config import SimulationConfig
-    from .folder import draft_of, free_folder, named
+    from .folder import CHECKPOINT, draft_of, free_folder, named
     from .view import View
 
     console = Console()
@@ -217,11 +217,17 @@ def simulate(
             training=_training(execute_plans, no_training),
         )
         folder = out or free_folder(Path("runs"), workload.rpartition(":")[2])
-    with View(console, config).watching() as watcher:
-        if resume is None:
-            runs.simulate(config, folder, watcher, overwrite=overwrite, machine=machine)
-        else:
-            runs.resume(folder, watcher, machine)
+    try:
+        with View(console, config).watching() as watcher:
+            if resume is None:
+                runs.simulate(config, folder, watcher, overwrite=overwrite, machine=machine)
+            else:
+                runs.resume(folder, watcher, machine)
+    except BaseException:
+        if (draft_of(folder) / CHECKPOINT).exists():
+            hint = f"stopped; go on with: fedpoet simulate --resume {folder}"
+            console.print(hint, soft_wrap=True, highlight=False)
+        raise
     console.print(
         f"\nwrote {folder}; open {folder / 'report.html'}", soft_wrap=True, highlight=False
     )

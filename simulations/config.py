@@ -64,7 +64,7 @@ class SimulationConfig:
     batch_size: int | None = None  # the workload's
     deadline_factor: float | None = None
     plan_time_limit_s: float = PLAN_TIME_LIMIT_S
-    training: str = Training.PLAIN
+    training: str = Training.PLAIN.value
 
     def __post_init__(self) -> None:
         least = {"rounds": 1, "seed": 0, "cohort": 1, "local_epochs": 1, "batch_size": 1}

@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def require_free(folder: Path, overwrite: bool) -> None:
         raise BadInput(f"{folder} exists already; name another with --out, or add --overwrite")
     if folder.exists() and not (folder.is_dir() and _is_run_or_empty(folder)):
         raise BadInput(f"{folder} is not a run folder, so it is not overwritten; name another")
-    there = next(p for p in folder.absolute().parents if p.exists())
+    there = _there(folder)
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise BadInput(f"{folder} cannot be made in {there}; name another with --out")
     if draft_of(folder).exists() and not overwrite:
@@ -81,11 +82,14 @@ class Lengths:
 
 
 class Draft:
-    """A run folder that is being written; `begun` and `taken_up` make it. Raises BadInput on a full disk."""
+    """A run folder that is being written; `begun` and `taken_up` make it. Raises BadInput on a full disk.
 
-    def __init__(self, folder: Path, lock: int) -> None:
+    `there` is the folder around it that nobody made for it.
+    """
+
+    def __init__(self, folder: Path, lock: int, there: Path) -> None:
         self.folder, self.path, self._lock = folder, draft_of(folder), lock
-        self._finished = False
+        self._finished, self._there = False, there
         self._metrics = (self.path / METRICS).open("ab")
         self._journeys = (self.path / JOURNEYS).open("ab")
 
@@ -176,6 +180,9 @@ class Draft:
         self.close()
         if not self._finished and not self.checkpoint.exists():
             shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):  # folders that were made for it, unless something is in them
+                for made in takewhile(lambda p: p != self._there, self.path.absolute().parents):
+                    made.rmdir()
 
 
 @contextmanager
@@ -193,6 +200,7 @@ def begun(folder: Path, config: Mapping[str, Any], overwrite: bool) -> Draft:
     """A new draft for `folder`. Raises BadInput when there is no room, or another run has it."""
     require_free(folder, overwrite)
     path = draft_of(folder)
+    there = _there(path)
     with told(folder):
         if overwrite and path.exists():
             os.close(_locked(path))
@@ -200,7 +208,7 @@ def begun(folder: Path, config: Mapping[str, Any], overwrite: bool) -> Draft:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
         _write_json(path / CONFIG, config)
-        return Draft(folder, _locked(path))
+        return Draft(folder, _locked(path), there)
 
 
 def taken_up(folder: Path) -> Draft:
@@ -210,7 +218,12 @@ def taken_up(folder: Path) -> Draft:
         what = "is finished" if (folder / MODEL).is_file() else "is no run that was stopped"
         raise BadInput(f"{folder} {what}; there is nothing to resume")
     with told(folder):
-        return Draft(folder, _locked(path))
+        return Draft(folder, _locked(path), path.absolute().parent)
+
+
+def _there(folder: Path) -> Path:
+    """The nearest folder around it that is there already."""
+    return next(p for p in folder.absolute().parents if p.exists())
 
 
 def _locked(path: Path) -> int:

@@ -7,6 +7,8 @@ import random
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,24 +129,26 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(busy, tmp_path):
     assert process.returncode == 0, err.decode()
     chance, killed, how = random.Random(5), 0, "new"
     draft = draft_of(tmp_path / "run")
-    for _ in range(30):
+    checkpoint = draft / "checkpoint.safetensors"
+    for _ in range(4):
         with start("run", how) as process:
-            checkpoint = draft / "checkpoint.safetensors"
             before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
             while process.poll() is None:  # it has got somewhere, then a random moment
-                if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
-                    break
-            try:
-                process.wait(timeout=chance.uniform(0.0, 0.4))
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                killed += 1
+                with suppress(FileNotFoundError):
+                    if checkpoint.stat().st_mtime_ns != before:
+                        break
+                time.sleep(0.005)
+            time.sleep(chance.uniform(0.0, 0.3))
+            process.send_signal(signal.SIGKILL)
             _, err = process.communicate()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, err.decode()
+        killed += process.returncode == -signal.SIGKILL
         how = "resume"
-    assert process.returncode == 0
+        if not draft.exists():
+            break
+    if draft.exists():
+        with start("run", how) as process:
+            _, err = process.communicate()
+        assert process.returncode == 0, err.decode()
     assert killed >= 2
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 

@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_is_written_as_null(fedpoet, fleet_file):
         (("--fleet", "missing.toml"), 2, "fleet missing.toml cannot be read"),
         (("--fleet", "unknown.toml"), 2, "named 'spoon'; known:"),
         (("--fleet", "tiny.toml"), 4, "floor"),
-        (("--workload", "own.py:all_bad"), 9, "round 1 has no update to aggregate"),
+        (("--workload", "own.py:all_bad"), 9, "round 1 has no new model: 0 usable updates came"),
         (("--workload", "own.py:all_raise"), 2, "ended with ZeroDivisionError: division by zero"),
         (("--workload", "own.py:no_targets"), 2, "cannot take its test examples: IndexError"),
         (("--out", "."), 2, "exists already"),
@@ -147,7 +147,7 @@ def test_bad_input_ends_with_one_line_and_its_code(fedpoet, only_tiny, arguments
     assert [p for p in sorted(Path().iterdir()) if p.name != "__pycache__"] == before
 
 
-def test_ctrl_c_leaves_nothing_behind(tmp_path):
+def test_ctrl_c_before_the_first_checkpoint_leaves_nothing_behind(tmp_path):
     code = HEAR_CTRL_C + "from simulations.cli import main; main()"
     command = [sys.executable, "-c", code, "simulate"]
     with subprocess.Popen(
