@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+import tomllib
 from importlib import resources
 from pathlib import Path
 
@@ -328,6 +329,58 @@ def test_what_is_not_a_fleet_is_said_in_one_line(tmp_path, text, error, message)
 def test_a_missing_fleet_file_is_named_with_the_fleets_that_are_known(tmp_path):
     with pytest.raises(BadFile, match=r"nothing\.toml cannot be read.*known by name: default"):
         load_fleet(str(tmp_path / "nothing.toml"), 3)
+
+
+def places(table, so_far=()):
+    """The places of all values in a file."""
+    for name, value in table.items():
+        yield (*so_far, name)
+        if isinstance(value, dict):
+            yield from places(value, (*so_far, name))
+
+
+PLACES = {
+    name: sorted(
+        ".".join(p)
+        for p in places(
+            tomllib.loads(
+                resources.files("simulations").joinpath(f"fleets/{name}.toml").read_text()
+            )
+        )
+    )
+    for name in fleet_names()
+}
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.sampled_from([1e-300, 1e300, 10**30, math.inf, -math.inf, math.nan, 0.5, "", "x", "\n"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["value", "low", "high", "median", "sigma", "x"]), inner)
+    ),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), st.sampled_from(sorted(PLACES)), JUNK)
+def test_whatever_a_file_says_is_a_sound_fleet_or_one_line(data, name, junk):
+    place = data.draw(st.sampled_from(PLACES[name]))
+    try:
+        fleet = load_fleet(name, 8, 0, {place: junk})
+    except BadInput as error:
+        said = str(error)
+    else:
+        said = ""
+        assert len(fleet) == fleet.counts().sum() > 0
+        for column in ("down_bytes_per_s", "up_bytes_per_s", "latency_s", "slowness", "charge_w"):
+            value = getattr(fleet, column)
+            assert (np.isfinite(value) & (value >= 0)).all()
+        assert ((fleet.battery_start >= 0) & (fleet.battery_start <= 1)).all()
+        assert fleet.partition.max() < fleet.split.partitions
+        assert all(0 < k.ram_bytes < 2**60 and math.isfinite(k.own_w) for k in fleet.kinds)
+    assert "\n" not in said
 
 
 def test_the_fleet_of_the_documentation_is_one(tmp_path):
