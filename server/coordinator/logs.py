@@ -28,9 +28,10 @@ class JsonLines(logging.Formatter):
 
 
 def log_as_json(level: int = logging.INFO) -> None:
-    """Let fedpoet's own loggers write lines of JSON to standard error."""
+    """Let fedpoet's own loggers write lines of JSON to standard error, and Flower's only warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines())
     logger = logging.getLogger(NAME)
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(level)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
