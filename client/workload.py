@@ -84,12 +84,17 @@ class Workload:
                 )
 
     def examples(self, partition: int) -> Examples:
-        """Training examples of a partition. Raises BadInput when there is no such partition."""
+        """Training examples of a partition. Raises BadInput, naming it, when there is none or no example."""
         if not 0 <= partition < self.partitions:
             raise BadInput(
                 f"workload {self.name!r} has partitions 0 to {self.partitions - 1}, not {partition}"
             )
-        return self.data(partition)
+        try:
+            return self.data(partition)
+        except BadFile:
+            raise  # a file says by itself what is wrong with it
+        except BadInput as error:
+            raise BadInput(f"partition {partition}: {error}") from error
 
     def training_examples(self, partition: int) -> Examples:
         """Examples of a partition. Raises BadInput when they do not make a whole batch."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -141,8 +142,8 @@ def _value(text: str) -> Any:
 def _partitioner(spec: str, name: str, given: dict[str, Any]) -> Partitioner:
     known = _flwr_datasets().partitioner
     wanted = "".join(part.capitalize() for part in name.split("-")) + "Partitioner"
-    if wanted not in known.__all__:
-        raise UnknownName("partitioner", name, tuple(known.__all__))
+    if name not in _partitioner_names(known.__all__):
+        raise UnknownName("partitioner", name, _partitioner_names(known.__all__))
     own = {f.name for f in fields(Choice)}
     try:
         made: Partitioner = getattr(known, wanted)(
@@ -151,6 +152,12 @@ def _partitioner(spec: str, name: str, given: dict[str, Any]) -> Partitioner:
     except (TypeError, ValueError) as error:
         raise BadInput(f"{spec}: {wanted} cannot be made: {error}") from error
     return made
+
+
+def _partitioner_names(classes: Iterable[str]) -> tuple[str, ...]:
+    """`natural-id` for NaturalIdPartitioner; the abstract Partitioner has none."""
+    parts = (re.findall("[A-Z][a-z]+", name)[:-1] for name in classes)
+    return tuple("-".join(part).lower() for part in parts if part)
 
 
 def _examples(dataset: Dataset, choice: Choice) -> Examples:

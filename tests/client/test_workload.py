@@ -9,7 +9,7 @@ import torch
 
 from client.local import train_locally
 from client.state import buffer_names, get_arrays, initial_arrays, score, set_arrays
-from client.workload import Examples, load_workload, with_training
+from client.workload import BUILT_IN, Examples, load_workload, with_training
 from client.workloads import watch
 from scheduler import load_device
 from scheduler.errors import BadFile, BadInput, UnknownName
@@ -17,27 +17,20 @@ from scheduler.errors import BadFile, BadInput, UnknownName
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own_workload.py"
 
 
-@pytest.mark.parametrize("spec", ["watch", "digits", f"{EXAMPLE}:vibration"])
+@pytest.mark.parametrize("spec", [*BUILT_IN, f"{EXAMPLE}:vibration"])
 def test_workloads_fit_together(spec):
     workload = load_workload(spec)
     batch = workload.examples(0)
     assert len(batch) >= workload.batch_size
     for examples in (workload.examples(workload.partitions - 1), workload.test()):
         assert examples.x.shape[1:] == batch.x.shape[1:]
-        assert examples.x.dtype == torch.float32
+        assert examples.x.dtype == batch.x.dtype
         assert examples.y.dtype == torch.int64
     model = workload.model()
     loss = workload.loss(model(batch.x[:4]), batch.y[:4])
     loss.backward()
     workload.optimizer(model.parameters()).step()
     assert loss.dim() == 0
-
-
-def test_data_is_the_same_every_time():
-    for spec in ("watch", "digits"):
-        first, again = load_workload(spec).examples(3), load_workload(spec).examples(3)
-        assert torch.equal(first.x, again.x)
-        assert torch.equal(first.y, again.y)
 
 
 def test_watch_holds_two_people_out_and_scales_on_the_device():
@@ -117,6 +110,20 @@ def test_examples_and_numbers_must_make_sense():
         with_training(digits, batch_size=0, local_epochs=None)
     with pytest.raises(BadInput, match="partitions 0 to 9, not 10"):
         digits.examples(10)
+
+
+def test_an_empty_client_is_named():
+    digits = load_workload("digits")
+
+    def nothing(partition):
+        return Examples(x=torch.zeros(0, 64), y=torch.zeros(0).long())
+
+    empty = dataclasses.replace(digits, data=nothing)
+    with pytest.raises(BadInput, match=r"partition 3: examples need .* at least one, not 0 and 0"):
+        empty.examples(3)
+    with pytest.raises(BadInput, match=r"partition 3: .*at least one") as caught:
+        train_locally(empty, load_device("raspberry-pi-4b"), partition=3)
+    assert caught.value.exit_code == 2
 
 
 def test_arrays_go_in_and_out():
