@@ -94,7 +94,7 @@ class Workload:
         except BadFile:
             raise  # a file says by itself what is wrong with it
         except BadInput as error:
-            raise BadInput(f"partition {partition}: {error}") from error
+            raise BadInput(f"{error}; partition {partition}") from error
 
     def training_examples(self, partition: int) -> Examples:
         """Examples of a partition. Raises BadInput when they do not make a whole batch."""
