@@ -160,8 +160,10 @@ FLOWER_EGRESS: Mapping[str, Mapping[str, Field]] = {
     "Node": {"node_id": _NODE},
     "Message": {
         "metadata": Field(tells="which message is answered"),
+        "content": Field(tells="always empty: the update goes in parts"),
         "error": Field(tells="why there is no update"),
     },
+    "RecordDict": {},
     "Metadata": {
         "run_id": _RUN_ID,
         "message_id": _FLOWER_ID,

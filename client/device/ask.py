@@ -130,6 +130,11 @@ def plan_record(workload_digest: str) -> str:
     return f"plan-{workload_digest}"
 
 
+def envelope_record(task: str) -> str:
+    """What another fabric needs to answer a task, in its own form."""
+    return f"envelope-{task}"
+
+
 def decline_record(task: str) -> str:
     """A DeclineRequest that is to be sent."""
     return f"decline-{task}"

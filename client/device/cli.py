@@ -80,6 +80,19 @@ def join(
         float, typer.Option(min=0.1, help="Seconds between looks at the facts while waiting.")
     ] = 10.0,
     facts_root: RootOption = Path("/"),
+    via: Annotated[
+        str, typer.Option(help="What the coordinator is: service, or superlink (Flower's).")
+    ] = "service",
+    root_certificates: Annotated[
+        Path | None, typer.Option(help="Of a SuperLink: its authority's certificate (PEM).")
+    ] = None,
+    node_key: Annotated[
+        Path | None,
+        typer.Option(help="For a SuperLink that authenticates nodes: the private key (OpenSSH)."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="To a SuperLink without TLS; only for trying out.")
+    ] = False,
     show_egress: Annotated[
         bool, typer.Option("--show-egress", help="Print all that may ever leave, and end.")
     ] = False,
@@ -102,13 +115,19 @@ def join(
 
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # the training child is a new program
     from .facts import system_sources
-    from .start import Wishes, take_part
+    from .start import SuperLinkKeys, Wishes, take_part
     from .watch import Pace
 
-    parse_compression(compress)
+    if via not in ("service", "superlink"):
+        raise BadInput(f"--via is service or superlink, not {via!r}")
+    if parse_compression(compress) is not None and via == "superlink":
+        raise BadInput("a SuperLink passes updates on as they are: --compress needs the service")
+    keys = SuperLinkKeys(root_certificates=root_certificates, node_key=node_key, insecure=insecure)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # else a line for each poll of a SuperLink
     wishes = Wishes(
         address=coordinator,
+        superlink=keys if via == "superlink" else None,
         folder=data,
         ticket=_ticket(ticket),
         workloads=tuple(workload or WORKLOADS),

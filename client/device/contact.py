@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from random import Random
 from typing import TypeVar
@@ -13,7 +14,7 @@ from protos.device_pb2 import Capabilities, Notice
 from scheduler.errors import ConnectionLost, TurnedAway
 
 from . import backoff
-from .link import Link
+from .fabric import Wire
 
 log = logging.getLogger("fedpoet.device")
 Done = TypeVar("Done")
@@ -24,20 +25,24 @@ FATAL = frozenset({"unknown-device", "revoked", "untrusted", "wrong-role", "prot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Talk:
-    """What is said over a connection: how it begins, what is heard, what the device says of itself."""
+    """What is said over a connection: tasks that are known, what is heard, what the device is."""
 
-    begin: Callable[[Link], Awaitable[None]]
     held: Callable[[], Iterable[bytes]]
-    hear: Callable[[Link, Notice], Awaitable[None]]
+    hear: Callable[[Wire, Notice], Awaitable[None]]
     capabilities: Callable[[], Capabilities]
 
 
 class Contact:
-    """Makes links with `connect`; all that fails because a link is lost is tried again on the next."""
+    """Connects with `connect`; what fails because a connection is lost is tried again on the next."""
 
-    def __init__(self, connect: Callable[[], Link], talk: Talk, generator: Random) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[Wire]],
+        talk: Talk,
+        generator: Random,
+    ) -> None:
         self._connect, self._talk, self._generator = connect, talk, generator
-        self._link: Link | None = None
+        self._wire: Wire | None = None
         self._up, self._changed = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> None:
@@ -50,15 +55,15 @@ class Contact:
         """What the device says of itself has changed."""
         self._changed.set()
 
-    async def attempt(self, do: Callable[[Link], Awaitable[Done]]) -> Done:
-        """What `do` returns, which gets a link, and another one as often as that is lost."""
+    async def attempt(self, do: Callable[[Wire], Awaitable[Done]]) -> Done:
+        """What `do` returns, which gets a connection, and another one as often as that is lost."""
         pauses = backoff.pauses(self._generator)
         while True:
             await self._up.wait()
-            if (link := self._link) is None:
+            if (wire := self._wire) is None:
                 continue
             try:
-                return await do(link)
+                return await do(wire)
             except ConnectionLost as error:
                 log.warning("interrupted: %s", error)
                 await asyncio.sleep(next(pauses))
@@ -67,14 +72,13 @@ class Contact:
         pauses = backoff.pauses(self._generator)
         while True:
             try:
-                async with self._connect() as link:
-                    await self._talk.begin(link)
-                    await link.report(self._talk.capabilities())
+                async with self._connect() as wire:
+                    await wire.report(self._talk.capabilities())
                     pauses = backoff.pauses(self._generator)
-                    self._link = link
+                    self._wire = wire
                     self._up.set()
-                    async for notice in link.notices(self._talk.held()):
-                        await self._talk.hear(link, notice)
+                    async for notice in wire.notices(self._talk.held()):
+                        await self._talk.hear(wire, notice)
             except ConnectionLost as error:
                 log.warning("not connected: %s", error)
             except TurnedAway as error:
@@ -83,7 +87,7 @@ class Contact:
                 log.warning("refused: %s", error)
             finally:
                 self._up.clear()
-                self._link = None
+                self._wire = None
             await asyncio.sleep(next(pauses))
 
     async def _keep_reporting(self) -> None:
@@ -91,7 +95,7 @@ class Contact:
             await self._changed.wait()
             self._changed.clear()
             try:
-                await self.attempt(lambda link: link.report(self._talk.capabilities()))
+                await self.attempt(lambda wire: wire.report(self._talk.capabilities()))
             except TurnedAway as error:
                 if error.reason in FATAL:
                     raise

@@ -17,6 +17,7 @@ _OF_TASKS = (
     ask.blob_record,
     ask.decline_record,
     ask.lost_record,
+    ask.envelope_record,
     ask.model_record,
 )
 
@@ -84,7 +85,7 @@ class Ledger:
         vault, needed = self._vault, set()
         for task in self.tasks():
             name = task.task_id.hex()
-            needed |= {ask.task_record(name), ask.decline_record(name)}
+            needed |= {ask.envelope_record(name), ask.decline_record(name)}
             if ask.decline_record(name) not in vault:
                 needed |= {ask.update_record(name), ask.blob_record(name), ask.lost_record(name)}
                 needed.add(ask.model_record(task.model.digest.hex()))

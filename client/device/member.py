@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from client.outbox import failure
 from protos.device_pb2 import Capabilities, DeclineReason, DeclineRequest, Notice, SignedTask
-from protos.tasks import Task, decode_task, open_task
+from protos.tasks import Task, decode_task
 from scheduler.errors import (
     BadMessage,
     ConnectionLost,
@@ -28,10 +28,9 @@ from scheduler.errors import (
 
 from .ask import Described, Failed, Fault, Message, Owner, Train, Trained
 from .contact import FATAL, Contact, Talk
+from .fabric import Fabric, Wire
 from .facts import Sources
-from .identity import Identity, enrolled, enrollment, own_key, write_identity
 from .ledger import Ledger
-from .link import Link
 from .policy import Policy
 from .standing import capabilities
 from .transfer import fetch_model, send_update
@@ -56,7 +55,6 @@ class Joining:
     Larger models than `most_model_bytes` are declined.
     """
 
-    address: str
     owner: Owner
     policy: Policy
     workloads: Mapping[Described, str]
@@ -70,7 +68,7 @@ class Member:
     def __init__(
         self,
         joining: Joining,
-        identity: Identity,
+        fabric: Fabric,
         vault: Vault,
         worker: Worker,
         sources: Sources,
@@ -78,13 +76,11 @@ class Member:
         generator: Random,
         now_s: Callable[[], float],
     ) -> None:
-        self._joining, self._identity, self._vault = joining, identity, vault
+        self._joining, self._fabric, self._vault = joining, fabric, vault
         self._worker, self._sources, self._now_s = worker, sources, now_s
         self._ledger = Ledger(vault)
-        talk = Talk(
-            begin=self._begin, held=self._held, hear=self._hear, capabilities=self._capabilities
-        )
-        self._contact = Contact(self._connect, talk, generator)
+        talk = Talk(held=self._held, hear=self._hear, capabilities=self._capabilities)
+        self._contact = Contact(fabric.connect, talk, generator)
         self._watch = Watch(
             joining.policy,
             sources,
@@ -111,24 +107,10 @@ class Member:
     async def leave(self) -> None:
         """Tell the coordinator that the device goes, if it can be told at once."""
         with contextlib.suppress(ConnectionLost, TurnedAway):
-            async with self._connect() as link:
-                await link.leave(_LEAVE_S)
+            async with self._fabric.connect() as wire:
+                await wire.leave(_LEAVE_S)
 
     # What is said and heard.
-
-    def _connect(self) -> Link:
-        return Link(self._joining.address, self._identity.credentials)
-
-    async def _begin(self, link: Link) -> None:
-        await link.hello()
-        if self._identity.is_due(self._now_s()):
-            key = own_key(self._vault)
-            reply = await link.enroll(enrollment(key))
-            authority = self._identity.credentials.authority_pem
-            self._identity = enrolled(reply, key, authority, self._now_s())
-            write_identity(self._vault, self._identity)
-            log.info("the certificate is renewed")
-        log.info("connected as device %d", self._identity.device_id)
 
     def _held(self) -> list[bytes]:
         return [task.task_id for task in self._ledger.tasks()]
@@ -139,33 +121,27 @@ class Member:
         known = tuple(joining.workloads)
         return capabilities(self._watch.standing, joining.owner, known, free_ram)
 
-    async def _hear(self, link: Link, notice: Notice) -> None:
+    async def _hear(self, wire: Wire, notice: Notice) -> None:
         match notice.WhichOneof("notice"):
             case "task":
-                await self._take_on(link, notice.task)
+                await self._take_on(wire, notice.task)
             case "withdrawn":
                 self._withdraw(notice.withdrawn.task_id)
             case "keep_alive":
                 task_id = self._current[0] if self._current else b""
-                if not await link.heartbeat(task_id) and task_id:
+                if not await wire.heartbeat(task_id) and task_id:
                     self._withdraw(task_id)
 
-    async def _take_on(self, link: Link, signed: SignedTask) -> None:
+    async def _take_on(self, wire: Wire, signed: SignedTask) -> None:
         """Checked before anything else is done with it. What does not hold is declined, unless known."""
         seen = self._ledger.seen()
         try:
-            task = open_task(
-                signed,
-                authority=self._identity.credentials.authority,
-                device_id=self._identity.device_id,
-                now_s=self._now_s(),
-                seen=seen,
-            )
+            task = self._fabric.opened(signed, seen)
         except (Untrusted, BadMessage) as error:
             log.warning("a task is refused: %s", error)
             with contextlib.suppress(BadMessage, TurnedAway):
                 if (task_id := decode_task(signed.task).task_id) not in seen:
-                    await link.decline(_declining(task_id, DeclineReason.DECLINE_REASON_BAD_TASK))
+                    await wire.decline(_declining(task_id, DeclineReason.DECLINE_REASON_BAD_TASK))
             return
         self._ledger.accept(signed, task, self._now_s())
         self._arrived.set()
@@ -217,13 +193,13 @@ class Member:
                 self._ledger.decline(task, declined)
         if declined is not None:
             log.info("task %s is declined: %s", task.task_id.hex(), _word(declined))
-            await self._contact.attempt(lambda link: link.decline(declined))
+            await self._contact.attempt(lambda wire: wire.decline(declined))
             self._ledger.forget(task, self._now_s())
         elif (header := self._ledger.update(task)) is None:
             raise DamagedState(f"{self._vault.folder} lacks the update that was put there")
         else:
             await self._watch.until_free_of_charge()
-            await self._contact.attempt(lambda link: send_update(link, self._ledger, task, header))
+            await self._contact.attempt(lambda wire: send_update(wire, self._ledger, task, header))
             self._ledger.received(task, self._now_s())
             log.info("the update of task %s has arrived", task.task_id.hex())
         return True
@@ -249,7 +225,7 @@ class Member:
         return _declining(task.task_id, DeclineReason.DECLINE_REASON_POLICY)
 
     async def _train(self, task: Task, workload: str) -> Message:
-        await self._contact.attempt(lambda link: fetch_model(link, self._vault, task))
+        await self._contact.attempt(lambda wire: fetch_model(wire, self._vault, task))
         return await self._worker.ask(Train(task=task.task_id.hex(), workload=workload))
 
 

@@ -9,24 +9,16 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
-from protos.trust import read_ticket
 from scheduler.errors import BadInput, StateError
 
 from .ask import Describe, Described, Failed, Measure, Message, Owner
+from .fabric import Fabric
 from .facts import Sources
-from .identity import (
-    Identity,
-    credentials_of,
-    enrolled,
-    enrollment,
-    own_key,
-    read_identity,
-    write_identity,
-)
-from .link import Link
+from .identity import read_identity
 from .member import Joining, Member
 from .policy import Policy
 from .vault import Vault
@@ -37,13 +29,28 @@ PROFILE = "measured.toml"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SuperLinkKeys:
+    """How a SuperLink is spoken to: its authority's file, None for those of the system; this node's key file.
+
+    Without a key, the device makes its own and registers itself. `insecure` is without TLS.
+    """
+
+    root_certificates: Path | None
+    node_key: Path | None
+    insecure: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """What the owner says on the command line. `device` None measures this machine, once.
+
+    `superlink` None is the device service, else `address` is a SuperLink's.
 
     `workloads` are names or path.py:name; `ram_bytes` None is what the profile leaves for training.
     """
 
     address: str
+    superlink: SuperLinkKeys | None
     folder: Path
     ticket: str | None
     workloads: tuple[str, ...]
@@ -87,7 +94,7 @@ async def _joined(
     vault = Vault(wishes.folder)
     with only_one(wishes.folder):
         vault.tidy()
-        identity = read_identity(vault) or await _enroll(vault, wishes, now_s)
+        service = None if wishes.superlink else await _service(vault, wishes, now_s)
         profile = wishes.folder / PROFILE
         owner = Owner(
             device=wishes.device or str(profile),
@@ -100,14 +107,14 @@ async def _joined(
             if wishes.device is None and not profile.exists():
                 await _asked(worker, Measure(out=str(profile)), "this machine cannot be measured")
             joining = Joining(
-                address=wishes.address,
                 owner=owner,
                 policy=wishes.policy,
                 workloads=await _described(worker, wishes.workloads),
                 pace=wishes.pace,
             )
+            fabric = service or _superlink(vault, wishes, tuple(joining.workloads), now_s)
             member = Member(
-                joining, identity, vault, worker, sources, generator=generator, now_s=now_s
+                joining, fabric, vault, worker, sources, generator=generator, now_s=now_s
             )
             try:
                 await member.run()
@@ -118,20 +125,40 @@ async def _joined(
             await worker.stop()
 
 
-async def _enroll(vault: Vault, wishes: Wishes, now_s: Callable[[], float]) -> Identity:
-    if wishes.ticket is None:
-        raise BadInput(
-            f"{wishes.folder} has no identity yet: join with --ticket, which the coordinator's owner "
-            "makes with: fedpoet keys ticket"
-        )
-    ticket = read_ticket(wishes.ticket, now_s())
-    credentials, key = credentials_of(ticket), own_key(vault)
-    async with Link(wishes.address, credentials) as link:
-        await link.hello()
-        reply = await link.enroll(enrollment(key, ticket.secret))
-    identity = enrolled(reply, key, credentials.authority_pem, now_s())
-    write_identity(vault, identity)
-    return identity
+async def _service(vault: Vault, wishes: Wishes, now_s: Callable[[], float]) -> Fabric:
+    from .service import DeviceService, enroll  # not above: a device of a SuperLink needs no gRPC
+
+    identity = read_identity(vault)
+    if identity is None:
+        if wishes.ticket is None:
+            raise BadInput(
+                f"{wishes.folder} has no identity yet: join with --ticket, which the coordinator's "
+                "owner makes with: fedpoet keys ticket"
+            )
+        identity = await enroll(vault, wishes.address, wishes.ticket, now_s)
+    return DeviceService(wishes.address, identity, vault, now_s)
+
+
+def _superlink(
+    vault: Vault, wishes: Wishes, known: tuple[Described, ...], now_s: Callable[[], float]
+) -> Fabric:
+    from .superlink import SuperLink, load_key  # not above: flwr takes 60 MB
+    from .superlink_calls import Calls
+
+    assert wishes.superlink is not None  # noqa: S101 (else there is a service)
+    keys = wishes.superlink
+    roots = None if keys.root_certificates is None else str(keys.root_certificates)
+    calls = partial(
+        Calls,
+        wishes.address,
+        insecure=keys.insecure,
+        root_certificates=roots,
+        key=load_key(vault, keys.node_key),
+        vault=vault,
+        known=known,
+        now_s=now_s,
+    )
+    return SuperLink(wishes.address, calls, registers=keys.node_key is None, now_s=now_s)
 
 
 async def _described(worker: Worker, workloads: Sequence[str]) -> dict[Described, str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from itertools import islice
 
 from protos.blobs import CHUNK_BYTES, Arriving
 from protos.device_pb2 import Receipt, UpdateHeader
@@ -10,34 +12,38 @@ from protos.tasks import Task
 from scheduler.errors import BadMessage, ConnectionLost
 
 from . import ask, vault
+from .fabric import Wire
 from .ledger import Ledger
-from .link import Link
 from .vault import Vault
 
 
-async def fetch_model(link: Link, kept: Vault, task: Task) -> None:
-    """Have the task's model in the vault, whole and verified. Raises what a Link raises.
+async def fetch_model(wire: Wire, kept: Vault, task: Task) -> None:
+    """Have the task's model in the vault, whole and verified. Raises what a Wire raises.
 
     One that arrives damaged is dropped, and the connection counts as lost.
     """
     name = ask.model_record(task.model.digest.hex())
-    done_bytes = min(kept.whole_bytes(name), task.model.size_bytes)
     try:
-        arriving = await asyncio.to_thread(
-            Arriving, task.model, kept.chunks(name) if done_bytes else ()
-        )
+        arriving = await asyncio.to_thread(Arriving, task.model, _arrived(kept, name, task))
         if arriving.offset_bytes < task.model.size_bytes:
-            await _receive(link, kept, name, arriving)
+            await _receive(wire, kept, name, arriving)
         arriving.finish()
     except BadMessage as error:
         kept.remove(name)
         raise ConnectionLost(f"the model did not arrive as announced: {error}") from error
 
 
-async def _receive(link: Link, kept: Vault, name: str, arriving: Arriving) -> None:
+def _arrived(kept: Vault, name: str, task: Task) -> Iterator[bytes]:
+    """What is there already: all of the model, else its chunks that are full."""
+    if kept.content_bytes(name) == task.model.size_bytes:
+        return kept.chunks(name)
+    return islice(kept.chunks(name), kept.whole_bytes(name) // vault.CHUNK_BYTES)
+
+
+async def _receive(wire: Wire, kept: Vault, name: str, arriving: Arriving) -> None:
     """Chunks of any size arrive; the vault's are all of one size but the last."""
     at_bytes, waiting = arriving.offset_bytes, bytearray()
-    async for chunk in link.model(arriving.blob.digest, at_bytes):
+    async for chunk in wire.model(arriving.blob.digest, at_bytes):
         waiting += arriving.take(chunk)
         whole = arriving.offset_bytes == arriving.blob.size_bytes
         while len(waiting) >= vault.CHUNK_BYTES or (whole and waiting):
@@ -50,9 +56,9 @@ async def _receive(link: Link, kept: Vault, name: str, arriving: Arriving) -> No
     await asyncio.to_thread(kept.sync, name)
 
 
-async def send_update(link: Link, ledger: Ledger, task: Task, header: UpdateHeader) -> Receipt:
-    """The receipt for a task's update. Raises what a Link raises, ConnectionLost for a wrong receipt."""
-    known = await link.update_offset(task.task_id, header.digest)
+async def send_update(wire: Wire, ledger: Ledger, task: Task, header: UpdateHeader) -> Receipt:
+    """The receipt for a task's update. Raises what a Wire raises, ConnectionLost for a wrong receipt."""
+    known = await wire.update_offset(task.task_id, header.digest)
     if known.HasField("receipt"):
         receipt = known.receipt
     else:
@@ -61,9 +67,9 @@ async def send_update(link: Link, ledger: Ledger, task: Task, header: UpdateHead
         begun = UpdateHeader()
         begun.CopyFrom(header)
         begun.offset_bytes = known.offset_bytes
-        most_bytes = min(CHUNK_BYTES, link.limits.chunk_bytes or CHUNK_BYTES)
+        most_bytes = min(CHUNK_BYTES, wire.limits.chunk_bytes or CHUNK_BYTES)
         pieces = ledger.pieces(task, known.offset_bytes, most_bytes)
-        receipt = await link.send_update(begun, pieces)
+        receipt = await wire.send_update(begun, pieces)
     if (receipt.task_id, receipt.digest) != (task.task_id, header.digest):
         raise ConnectionLost("the coordinator sent a receipt for something else")
     return receipt

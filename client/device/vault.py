@@ -76,6 +76,14 @@ class Vault:
         with _told(path, "read"):
             return path.stat().st_size // _SEALED_BYTES * CHUNK_BYTES if path.exists() else 0
 
+    def content_bytes(self, name: str) -> int:
+        """Bytes of content in a record, if its last chunk is whole; 0 if there is none."""
+        path = self._path(name)
+        with _told(path, "read"):
+            stored = path.stat().st_size if path.exists() else 0
+        whole, rest = divmod(stored, _SEALED_BYTES)
+        return whole * CHUNK_BYTES + max(0, rest - _NONCE_BYTES - _TAG_BYTES)
+
     def chunks(self, name: str, start_bytes: int = 0) -> Iterator[bytes]:
         """The content from a multiple of CHUNK_BYTES on, a chunk at a time."""
         path = self._path(name)
