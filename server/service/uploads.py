@@ -72,6 +72,9 @@ class Uploads:
         try:
             offset_bytes, receipt = self.offset(device_id, header.task_id, header.digest)
             if receipt is not None:
+                # Some clients take an answer before their last word for a broken connection.
+                while await self._next(take, upload, until_s) is not None:
+                    pass
                 return receipt
             if header.offset_bytes != offset_bytes:
                 raise Refusal(

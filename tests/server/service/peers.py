@@ -130,10 +130,10 @@ class Peer:
 
     def fetch(self, task: Task, offset_bytes: int = 0) -> bytes:
         request = pb.FetchModelRequest(digest=task.model.digest, offset_bytes=offset_bytes)
-        return b"".join(c.data for c in self.stub.FetchModel(request, timeout=20))
+        return b"".join(c.data for c in self.stub.FetchModel(request, timeout=60))
 
     def send(self, task_id: bytes, data: bytes, offset_bytes: int = 0, **metrics) -> pb.Receipt:
-        return self.stub.SendUpdate(parts(task_id, data, offset_bytes, **metrics), timeout=20)
+        return self.stub.SendUpdate(parts(task_id, data, offset_bytes, **metrics), timeout=60)
 
 
 @contextlib.contextmanager
@@ -142,7 +142,7 @@ def peer(host: ServiceHost, *, report: bool = True, label: str = "device") -> It
     device_id, identity = enrolled(host.store, host.keys, label)
     with Peer(device_id, host.keys, host.port, identity) as found:
         if report:
-            found.stub.Report(REPORT, timeout=20)
+            found.stub.Report(REPORT, timeout=60)
         yield found
 
 
@@ -209,7 +209,7 @@ def refused(*reasons: str) -> Iterator[None]:
     assert trailing.get("fedpoet-reason") in reasons, (caught.value.code(), caught.value.details())
 
 
-def eventually(what: str, done, timeout_s: float = 10) -> None:
+def eventually(what: str, done, timeout_s: float = 30) -> None:
     until = time.monotonic() + timeout_s
     while not done():
         if time.monotonic() > until:

@@ -79,7 +79,7 @@ def test_a_node_client_takes_part(host, node_client):
         client.stdin.write(write_ticket(ticket))
         client.stdin.close()
         client.stdin = None
-        eventually("it waits for work", lambda: grid.get_node_ids() or client.poll(), 30)
+        eventually("it waits for work", lambda: grid.get_node_ids() or client.poll(), 60)
         assert client.poll() is None, client.stderr.read()
         assert grid.reports().can_train.all()
         rounds: list[Round] = []
@@ -98,7 +98,7 @@ def test_a_node_client_takes_part(host, node_client):
                 rules=Rules(deadline_s=60.0, patience_s=10.0, most_skipped=0),
             ),
         )
-        told, failed = client.communicate(timeout=30)
+        told, failed = client.communicate(timeout=60)
         assert client.returncode == 0, failed
     finally:
         client.kill()
