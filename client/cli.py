@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scheduler import Plan
 
 WorkloadOption = Annotated[
-    str | None, typer.Option(help="watch, digits, or your own: path.py:name.")
+    str | None, typer.Option(help="A name (docs/workloads.md), hf:NAME, or your own: path.py:name.")
 ]
 DeviceOption = Annotated[
     str | None, typer.Option(help="Device profile: a name (fedpoet devices) or a .toml file.")
@@ -41,7 +41,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    workload: Annotated[str, typer.Option(help="watch, digits, or your own: path.py:name.")],
+    workload: Annotated[
+        str, typer.Option(help="A name (docs/workloads.md), hf:NAME, or your own: path.py:name.")
+    ],
     ram: RamOption = None,
     device: Annotated[
         str, typer.Option(help="Device profile that time and energy are charged to.")

@@ -47,7 +47,7 @@ RULES = "Rules of a round (also in the fleet file's \\[server] table)"
 @app.command()
 def simulate(
     workload: Annotated[
-        str, typer.Option(help="watch, digits, or your own: path.py:name.")
+        str, typer.Option(help="A name (docs/workloads.md), hf:NAME, or your own: path.py:name.")
     ] = "watch",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of the federation.")] = 30,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same numbers.")] = 0,
