@@ -13,6 +13,7 @@ from ..plan import Plan, Solution
 from ..problem import Problem
 from ..replay import replay
 from ..sweep import Point
+from .bars import Part, bars_picture
 from .figure import COLOURS, drawing, figure, svg
 from .schedule import RUNS, Row, Schedule, most_telling, ram_curve, schedule
 from .spending import Spending
@@ -126,35 +127,19 @@ def _draw_row(ax: Axes, line: int, row: Row) -> None:
 def energy_picture(rows: Sequence[tuple[str, Spending]], label: str) -> str:
     """A bar for each row, split by what the joules go to."""
     parts = (
-        ("computing", [s.compute_j for _, s in rows], "forward"),
-        ("computing again", [s.recompute_j for _, s in rows], "again"),
-        ("paging", [s.paging_j for _, s in rows], "paging"),
-        ("idle power", [s.idle_j for _, s in rows], "idle"),
+        Part(label="computing", values=[s.compute_j for _, s in rows], colour="forward"),
+        Part(label="computing again", values=[s.recompute_j for _, s in rows], colour="again"),
+        Part(label="paging", values=[s.paging_j for _, s in rows], colour="paging"),
+        Part(label="idle power", values=[s.idle_j for _, s in rows], colour="idle"),
     )
-    names = [name for name, _ in rows]
-    with drawing("energy"):
-        made, (ax,) = figure(9.2, 1.1 + 0.5 * len(rows))
-        left = [0.0] * len(rows)
-        for said, joules, colour in parts:
-            ax.barh(names, joules, left=left, height=0.55, color=COLOURS[colour], label=said)
-            left = [a + b for a, b in zip(left, joules, strict=True)]
-        for position, total in enumerate(left):
-            ax.annotate(
-                human_j(total),
-                (total, position),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                weight="bold",
-            )
-        ax.invert_yaxis()
-        ax.grid(visible=True, axis="x")
-        ax.grid(visible=False, axis="y")
-        ax.xaxis.set_major_formatter(JOULES)
-        ax.set_xlim(0, max(left) * 1.12 or 1)
-        ax.tick_params(axis="y", labelcolor=COLOURS["ink"], labelsize=10)
-        made.legend(loc="outside upper left", ncols=len(parts), handlelength=1, columnspacing=1.4)
-        return svg(made, "energy", label)
+    return bars_picture(
+        [name for name, _ in rows],
+        parts,
+        name="energy",
+        label=label,
+        formatter=JOULES,
+        ends=[human_j(sum(p.values[k] for p in parts)) for k in range(len(rows))],
+    )
 
 
 def frontier_picture(points: Sequence[Point], problem: Problem) -> str:

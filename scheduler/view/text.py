@@ -15,7 +15,7 @@ def human_bytes(size: float) -> str:
 
 
 def human_s(seconds: float) -> str:
-    """Microseconds to hours."""
+    """Microseconds to days."""
     if 0 < seconds < 0.9995:
         return _small(seconds, "s")
     if seconds < 99.5:
@@ -23,14 +23,19 @@ def human_s(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
 
 
 def human_j(joules: float) -> str:
-    """Microjoules to kilojoules."""
+    """Microjoules to gigajoules."""
     if 0 < joules < 0.9995:
         return _small(joules, "J")
-    return f"{joules:.3g} J" if joules < 999.5 else f"{joules / 1000:.3g} kJ"
+    for unit in ("J", "kJ", "MJ", "GJ"):
+        if joules < 999.5 or unit == "GJ":
+            break
+        joules /= 1000
+    return f"{joules:.0f} {unit}" if joules >= 99.95 else f"{joules:.3g} {unit}"
 
 
 def _small(value: float, unit: str) -> str:
