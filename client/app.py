@@ -54,7 +54,7 @@ def build_client_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         try:
-            node = Node(settings_of(context), prepared, load_once, device_once, training)
+            node = Node(settings_of(context, message), prepared, load_once, device_once, training)
             update = _train(message, context, node, decode)
         except Exception as error:
             # Flower sends the text of an exception to the coordinator: only what `failure` allows.
@@ -72,9 +72,18 @@ def _train(message: Message, context: Context, node: Node, decode: Decoder) -> U
     return node.train(decode(record), int(str(config["server-round"])))
 
 
-def settings_of(context: Context) -> Settings:
-    """Settings from the run config and the node config. Raises BadInput for a value of another type."""
-    return settings_from(context.run_config, context.node_config)
+def settings_of(context: Context, message: Message | None = None) -> Settings:
+    """Settings from the run config, a message's own config and the node config.
+
+    Raises BadInput for a value of another type.
+    """
+    own = () if message is None else message.content.config_records.values()
+    asked = dict(context.run_config)
+    for config in own:
+        asked |= {
+            name: value for name, value in config.items() if not isinstance(value, list | bytes)
+        }
+    return settings_from(asked, context.node_config)
 
 
 def _known_plan(context: Context) -> Plan | None:

@@ -1,6 +1,7 @@
 """What a coordinator asks for, and what a device says of itself: two tables of scalars that become Settings.
 
-from the coordinator   workload, seed, batch-size, local-epochs, deadline-factor, plan-time-limit-s
+from the coordinator   workload, seed, batch-size, local-epochs, deadline-factor, plan-time-limit-s,
+                       proximal-mu
 from the device        device, ram-bytes, partition-id, page-dir, cache-dir, workload
 
 A number that is 0 or left out means the workload's or the device profile's own. The coordinator may name
@@ -40,6 +41,7 @@ def settings_from(run: Config, node: Config) -> Settings:
         partition=_get(node, "partition-id", 0),
         page_dir=Path(page_dir) if page_dir else None,
         cache_dir=Path(cache_dir) if cache_dir else None,
+        proximal_mu=_get(run, "proximal-mu", 0.0),
     )
 
 

@@ -32,7 +32,7 @@ class Settings:
     `device` names a profile or a TOML file. `ram_bytes` is the budget of a training step, all
     inclusive; None takes what the profile leaves for training. `page_dir` is where the page store's
     file is put while a step runs; None takes the system's folder for temporary files. `cache_dir` is where
-    plans are kept for the next process; None keeps none.
+    plans are kept for the next process; None keeps none. `proximal_mu` is the coordinator's, for FedProx.
     """
 
     workload: str
@@ -46,9 +46,10 @@ class Settings:
     partition: int = 0
     page_dir: Path | None = None
     cache_dir: Path | None = None
+    proximal_mu: float = 0.0
 
 
-PlanKey = tuple[str, str, int | None, int | None, float | None, float]
+PlanKey = tuple[str, str, int | None, int | None, float | None, float, float]
 PreparedSteps = MutableMapping[PlanKey, Prepared]
 """Prepared training steps within one process: devices of one kind and budget share theirs."""
 
@@ -65,6 +66,7 @@ def plan_key(settings: Settings) -> PlanKey:
         settings.batch_size,
         settings.deadline_factor,
         settings.plan_time_limit_s,
+        settings.proximal_mu,
     )
 
 
@@ -126,6 +128,7 @@ class Node:
             load(settings.workload),
             batch_size=settings.batch_size,
             local_epochs=settings.local_epochs,
+            proximal_mu=settings.proximal_mu,
         )
         self.profile = device(settings.device)
 

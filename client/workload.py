@@ -17,6 +17,8 @@ import torch
 
 from scheduler.errors import BadFile, BadInput, FedpoetError, UnknownName
 
+from .proximal import proximal
+
 Parameters = ParamSpec("Parameters")
 Made = TypeVar("Made")
 
@@ -162,11 +164,19 @@ def _told(error: BaseException) -> str:
 
 
 def with_training(
-    workload: Workload, *, batch_size: int | None, local_epochs: int | None
+    workload: Workload,
+    *,
+    batch_size: int | None,
+    local_epochs: int | None,
+    proximal_mu: float = 0.0,
 ) -> Workload:
-    """The workload with another batch size or number of local epochs; None keeps its own."""
+    """The workload with another batch size or number of local epochs; None keeps its own.
+
+    `proximal_mu` is FedProx's: its optimizer is drawn back to where it began. Raises BadInput.
+    """
     return replace(
         workload,
+        optimizer=lambda parameters: proximal(workload.optimizer(parameters), proximal_mu),
         batch_size=workload.batch_size if batch_size is None else batch_size,
         local_epochs=workload.local_epochs if local_epochs is None else local_epochs,
     )

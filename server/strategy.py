@@ -58,6 +58,11 @@ def make_strategy(name: str) -> Strategy:
     return known[name]()
 
 
+def train_config_of(strategy: Strategy) -> dict[str, float]:
+    """What the strategy will ask of devices in each round, known before the first."""
+    return {"proximal-mu": strategy.proximal_mu} if isinstance(strategy, FedProx) else {}
+
+
 def of_the_mean(strategy: Strategy) -> bool:
     """Whether the strategy needs only the mean of the updates, so that none has to be kept."""
     return type(strategy) in _OF_THE_MEAN

@@ -11,6 +11,7 @@ from typing import Any
 from client.node import PLAN_TIME_LIMIT_S
 from scheduler.errors import BadInput, UnknownName
 from server.rules import Eligibility, Late, Rules
+from server.strategy import make_strategy, train_config_of
 
 from .fleet_file import DEFAULT_FLEET
 
@@ -65,6 +66,11 @@ class SimulationConfig:
     deadline_factor: float | None = None
     plan_time_limit_s: float = PLAN_TIME_LIMIT_S
     training: str = Training.PLAIN.value
+
+    @property
+    def proximal_mu(self) -> float:
+        """What FedProx asks of devices; 0 for any other strategy."""
+        return train_config_of(make_strategy(self.strategy or "fedavg")).get("proximal-mu", 0.0)
 
     def __post_init__(self) -> None:
         least = {"rounds": 1, "seed": 0, "cohort": 1, "local_epochs": 1, "batch_size": 1}

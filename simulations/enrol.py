@@ -166,6 +166,7 @@ def _settings(planner: Planner, kind: DeviceKind, partition: int) -> Settings:
         device=kind.profile_name,
         ram_bytes=kind.ram_bytes,
         partition=partition,
+        proximal_mu=config.proximal_mu,
     )
 
 

@@ -135,7 +135,10 @@ def _simulate(config: SimulationConfig, draft: Draft, watcher: Watcher, machine:
     batch_size = config.batch_size or natural(config.workload).batch_size
     load = natural.divided(Division(split=fleet.split, seed=config.seed, batch_size=batch_size))
     workload = with_training(
-        load(config.workload), batch_size=batch_size, local_epochs=config.local_epochs
+        load(config.workload),
+        batch_size=batch_size,
+        local_epochs=config.local_epochs,
+        proximal_mu=config.proximal_mu,
     )
     config = replace(
         config,
@@ -198,7 +201,10 @@ class _Federated:
     ) -> None:
         self._config, self._load, self._enrolled = config, load, enrolled
         self._workload = with_training(
-            load(config.workload), batch_size=config.batch_size, local_epochs=config.local_epochs
+            load(config.workload),
+            batch_size=config.batch_size,
+            local_epochs=config.local_epochs,
+            proximal_mu=config.proximal_mu,
         )
         self._planner, self._draft, self._watcher = planner, draft, watcher
         self._machine, self._saved_s = machine, machine.real_s()
@@ -302,4 +308,5 @@ def _run_config(config: SimulationConfig) -> UserConfig:
         "local-epochs": config.local_epochs or 0,
         "deadline-factor": config.deadline_factor or 0.0,
         "plan-time-limit-s": config.plan_time_limit_s,
+        "proximal-mu": config.proximal_mu,
     }

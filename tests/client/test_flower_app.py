@@ -14,6 +14,7 @@ from client.outbox import METRICS
 from client.state import initial_arrays
 from client.workload import load_workload
 from scheduler.errors import BadInput, RunFailed
+from server.strategy import make_strategy, train_config_of
 
 NODE = {"device": "nrf52840", "ram-bytes": 180_000, "partition-id": 2}
 RUN = {"workload": "digits", "seed": 1}
@@ -181,3 +182,18 @@ def test_arrays_are_encoded_as_flower_does(value):
     ours, flowers = _encoded(value), Array(value)
     assert (ours.dtype, ours.shape, ours.stype) == (flowers.dtype, flowers.shape, flowers.stype)
     assert ours.data == flowers.data
+
+
+def test_fedprox_draws_the_node_back_to_the_model_it_was_sent():
+    """The strategy names mu in each message; the more of it, the closer the update stays to the model."""
+    assert train_config_of(make_strategy("fedprox")) == {"proximal-mu": 0.01}
+    before = initial_arrays(load_workload("digits"), 1)
+
+    def moved(mu):
+        asked = message()
+        asked.content.config_records["config"]["proximal-mu"] = mu
+        node = NODE | {"ram-bytes": 400_000}  # the starting point takes RAM too
+        after = arrays_of(build_client_app()(asked, context(node=node)))
+        return sum(float(np.square(after[k] - v).sum()) for k, v in before.items())
+
+    assert moved(10.0) < moved(1.0) < moved(0.0)
