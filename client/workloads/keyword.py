@@ -93,13 +93,17 @@ def _moved(loudness: NDArray[np.float32], generator: np.random.Generator) -> NDA
 
 @lru_cache(maxsize=1)
 def _takes() -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Pictures [n, BANDS, FRAMES], words [n] and voices [n]. Raises BadFile unless they are these."""
+    """Pictures [n, BANDS, FRAMES], words [n] and voices [n]. Raises BadFile unless the data is these."""
     try:
         arrays = load(shipped("keyword.safetensors"))
-        pictures, words, voices = arrays["x"], arrays["y"], arrays["speaker"]
+        found = arrays["x"], arrays["y"], arrays["speaker"]
     except (SafetensorError, KeyError) as error:
         raise BadFile(f"the data of keyword is damaged: {error}; install fedpoet again") from error
-    return pictures, words, voices
+    shapes = [array.shape for array in found]
+    count = len(found[0])
+    if shapes != [(count, BANDS, FRAMES), (count,), (count,)]:
+        raise BadFile(f"the data of keyword has shapes {shapes}; install fedpoet again")
+    return found
 
 
 WORKLOAD = Workload(

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 from typer.testing import CliRunner
 
 from client.state import initial_arrays, score, set_arrays
@@ -147,6 +148,15 @@ def test_shipped_data_that_is_damaged_is_said(tmp_path, monkeypatch, name):
         with pytest.raises(BadFile, match="install fedpoet again") as caught:
             getattr(module, read).__wrapped__()
         assert "\n" not in str(caught.value)
+
+
+def test_pictures_of_another_size_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(files, "resources", Elsewhere(tmp_path))
+    arrays = {name: np.zeros((3, 2), np.uint8) for name in ("x", "y", "speaker")}
+    (tmp_path / "data" / "keyword.safetensors.xz").write_bytes(lzma.compress(save(arrays)))
+    with pytest.raises(BadFile, match=r"has shapes .*\(3, 2\).*; install fedpoet again"):
+        keyword._takes.__wrapped__()
 
 
 def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
