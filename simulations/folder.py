@@ -35,6 +35,7 @@ MODEL, REPORT, PLANS = "model.safetensors", "report.html", "plans"
 
 def draft_of(folder: Path) -> Path:
     """Where a run is written before it is finished; `folder` may be named either way."""
+    folder = folder if folder.name else folder.absolute()
     if folder.name.endswith(UNFINISHED):
         return folder
     return folder.with_name(folder.name + UNFINISHED)
