@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz setup demo test lint lean check format protos clean
+.PHONY: help bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz bench-serve kill-runs setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -75,6 +75,12 @@ bench-store: $(STAMP) ## Throughput of the encrypted page store against the same
 
 fuzz: $(STAMP) ## 120,000 bad inputs against the codec and the device service (minutes; ARGS="--seed 2").
 	$(BIN)/python -m benchmarks.fuzz_service $(ARGS)
+
+bench-serve: $(STAMP) ## The device service with 1,000 devices, and with models of 200 and 600 MB (some minutes; ARGS="--quick").
+	$(BIN)/python -m benchmarks.serve $(ARGS)
+
+kill-runs: $(STAMP) ## Kill coordinators and devices at random moments in 50 runs, and compare the models (an hour; ARGS="--runs 3").
+	$(BIN)/python -m benchmarks.kill_runs $(ARGS)
 
 protos: $(STAMP) ## Generate protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py from protos/*.proto.
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/*.proto
