@@ -31,6 +31,8 @@ class State(IntEnum):
         return self.name.lower()
 
 
+STAYS_S = 14 * DAY_S
+"""Who stays online for so long will not be waited for."""
 _DROPS, _WHERE = 101, 102  # what else chance decides, beside windows
 
 
@@ -40,18 +42,15 @@ def holds(fleet: Fleet, state: State, rows: Ints, now_s: float) -> Mask:
 
 
 def next_offline_s(fleet: Fleet, rows: Ints, now_s: float) -> Floats:
-    """When each device that is online now goes offline; `now_s` if it is offline, inf if it never does."""
+    """When each device that is online now goes offline; `now_s` if it is offline, inf if not for STAYS_S."""
     end_s = np.full(len(rows), now_s)
     open_ = np.arange(len(rows))
-    for _ in range(HORIZON_DAYS):
+    while len(open_):
         later_s = until_s(fleet, State.ONLINE, rows[open_], end_s[open_])
         goes_on = later_s > end_s[open_]
         open_, later_s = open_[goes_on], later_s[goes_on]
-        end_s[open_] = later_s
-        open_ = open_[np.isfinite(later_s)]
-        if not len(open_):
-            return end_s
-    end_s[open_] = np.inf
+        end_s[open_] = np.where(later_s - now_s < STAYS_S, later_s, np.inf)
+        open_ = open_[np.isfinite(end_s[open_])]
     return end_s
 
 

@@ -137,10 +137,12 @@ class _Place:
         return self.cycle * self.period_s + start_s
 
     def end_s(self, entry: Ints) -> Floats:
-        """When an entry ends in this cycle: at the end of a trace, when the next cycle begins."""
-        end_s: Floats = self.traces.end_s[np.clip(entry, 0, len(self.traces.end_s) - 1)]
-        whole_s = (self.cycle + 1) * self.period_s
-        return np.where(end_s == self.period_s, whole_s, self.cycle * self.period_s + end_s)
+        """When an entry ends in this cycle: at the end of a trace when the next begins, if ever."""
+        entry = np.clip(entry, 0, len(self.traces.end_s) - 1)
+        start_s: Floats = self.traces.start_s[entry]
+        end_s: Floats = self.traces.end_s[entry]
+        next_s = np.where(start_s == 0, np.inf, (self.cycle + 1) * self.period_s)
+        return np.where(end_s == self.period_s, next_s, self.cycle * self.period_s + end_s)
 
 
 def _place(traces: Traces, which: Trace, at_s: Floats) -> _Place:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulations.availability import (
+    STAYS_S,
     State,
     drops_out_at,
     from_s,
@@ -36,7 +37,8 @@ def spans(fleet, state, row):
     found = []
     for slot in slots(fleet, state.habit, state, np.array([row])):
         if slot.always[0]:
-            return [(-math.inf, math.inf)]
+            found.append((-math.inf, math.inf))
+            continue
         opens_s = slot.opening_on_s(np.array(DAYS, dtype=np.float64))
         found += [(o, o + slot.length_s[0]) for o in opens_s if math.isfinite(o)]
     return found
@@ -92,13 +94,16 @@ def test_two_windows_of_a_state_are_drawn_apart():
 def test_a_device_is_online_until_it_goes_offline(fleet, now_s):
     rows = rows_of(fleet)
     for row, end_s in zip(rows, next_offline_s(fleet, rows, now_s), strict=True):
+        assert end_s < now_s + STAYS_S or end_s == math.inf
         one = rows[row : row + 1]
         if not holds(fleet, State.ONLINE, one, now_s)[0]:
             assert end_s == now_s
             continue
         assert end_s > now_s
         for part in np.linspace(0.0, 0.999, 5):
-            assert holds(fleet, State.ONLINE, one, now_s + part * (min(end_s, 1e8) - now_s))[0]
+            assert holds(
+                fleet, State.ONLINE, one, now_s + part * (min(end_s, now_s + STAYS_S) - now_s)
+            )[0]
         assert math.isinf(end_s) or not holds(fleet, State.ONLINE, one, end_s)[0]
 
 

@@ -126,16 +126,14 @@ def test_times_of_traces_are_exact_to_the_last_bit(tmp_path):
             )
 
 
-def test_who_is_recorded_all_the_time_is_online_for_ever(tmp_path):
-    whole = {"active": [0.0], "inactive": [1.1], "finish_time": 1.1}
-    fleet = traced(tmp_path, {1: whole})
-    at_s = np.arange(20_000) * 1.1
-    ends_s = until_s(fleet, State.ONLINE, np.zeros(20_000, np.int64), at_s)
-    np.testing.assert_array_equal(ends_s[:-1], at_s[1:])
-    before_s = np.nextafter(at_s[1:], 0.0)
-    ends_s = until_s(fleet, State.ONLINE, np.zeros(19_999, np.int64), before_s)
-    np.testing.assert_array_equal(ends_s, at_s[1:])
-    assert next_offline_s(fleet, np.array([0]), 5.0).tolist() == [math.inf]
+def test_who_is_online_when_a_trace_ends_is_so_until_the_next_cycle(tmp_path):
+    late = {"active": [0.5], "inactive": [1.1], "finish_time": 1.1}
+    fleet = traced(tmp_path, {1: late, 2: {**late, "active": [0.0]}})
+    begun_s = np.arange(1, 20_000) * 1.1
+    for at_s in (np.nextafter(begun_s, 0.0), begun_s - 0.1):
+        ends_s = until_s(fleet, State.ONLINE, np.zeros(len(at_s), np.int64), at_s)
+        np.testing.assert_array_equal(ends_s, begun_s)
+    assert next_offline_s(fleet, np.array([0, 1]), 1.0).tolist() == [1.1, math.inf]
 
 
 def test_capacity_is_slowness_against_the_median_and_bytes_per_second(tmp_path):
