@@ -77,10 +77,15 @@ def each_array(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def require_arrays(path: Path) -> None:
-    """Raise BadMessage unless a file is a blob of arrays; the arrays themselves are not read."""
+    """Raise BadMessage unless a file is a blob of arrays; the arrays themselves are not read.
+
+    Raises OSError when the file cannot be read at all.
+    """
     try:
         with safe_open(path, framework="np"):
             pass
+    except OSError:
+        raise
     except Exception as error:  # as above
         raise BadMessage(f"not arrays in the safetensors format: {error}") from error
 

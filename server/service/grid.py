@@ -107,9 +107,14 @@ class ServiceGrid(Grid):
             if id(record) not in models:
                 models[id(record)] = self._keep(record)
             new.append(self._task(message, models[id(record)]))
-        self._store.tasks.push(new)
-        with self._changed:
-            self._expires_s |= {n.task.task_id: n.task.expires_at_s for n in new}
+        expires_s = {n.task.task_id: n.task.expires_at_s for n in new}
+        with self._changed:  # first: an answer may come before the next line is done
+            self._expires_s |= expires_s
+        try:
+            self._store.tasks.push(new)
+        except BaseException:
+            self._drop(expires_s)
+            raise
         self._host.tell(n.task.device_id for n in new)
         return [n.task.task_id.hex() for n in new]
 
@@ -118,17 +123,13 @@ class ServiceGrid(Grid):
 
         Each update is read from the disk when it is its turn, so that never two are in RAM.
         """
-        now_s = self._host.now_s()
+        now_s, ids = self._host.now_s(), {bytes.fromhex(i) for i in message_ids}
         with self._changed:
-            due = {t for t, expires_s in self._expires_s.items() if expires_s < now_s}
-            ready = (self._answered | due) & {bytes.fromhex(i) for i in message_ids}
-            for task_id in ready:
-                del self._expires_s[task_id]
-            self._answered -= ready
-        entries = self._store.tasks.entries(ready)
-        late = [e.task.task_id for e in entries if e.state is State.OPEN]
-        self.withdraw([task_id.hex() for task_id in late])
-        return map(self._reply, entries)
+            answered = self._answered & ids
+            due = {t for t in ids - answered if self._expires_s.get(t, now_s) < now_s}
+        self._withdraw(due)  # before they are read, so that no update is taken for late and lost
+        self._drop(answered | due)
+        return map(self._reply, self._store.tasks.entries(answered | due))
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -149,8 +150,9 @@ class ServiceGrid(Grid):
     def wait(self, seconds: float, replies: int) -> None:
         """Until so many replies can be pulled or a task expires, at most so long."""
         with self._changed:
-            if self._expires_s:
-                seconds = min(seconds, min(self._expires_s.values()) - self._host.now_s())
+            now_s = self._host.now_s()
+            lives_s = [at_s - now_s for at_s in self._expires_s.values() if at_s > now_s]
+            seconds = min([seconds, *lives_s])
             self._changed.wait_for(
                 lambda: len(self._answered) >= replies, timeout=min(max(0.0, seconds), MOST_S)
             )
@@ -168,7 +170,8 @@ class ServiceGrid(Grid):
                 [c.battery if c.HasField("battery") else 1.0 for c in said], dtype=np.float64
             ),
             free_ram_bytes=np.array(
-                [min(c.free_ram_bytes, c.ram_budget_bytes) for c in said], dtype=np.int64
+                [min(c.free_ram_bytes, c.ram_budget_bytes or c.free_ram_bytes) for c in said],
+                dtype=np.int64,
             ),
             can_train=np.array([self._can_train(c) for c in said], dtype=np.bool_),
         )
@@ -187,26 +190,31 @@ class ServiceGrid(Grid):
 
     def withdraw(self, message_ids: Collection[str]) -> None:
         """No replies are wanted any more for those of these messages that have none; devices are told."""
-        ids = [bytes.fromhex(i) for i in message_ids]
-        if not ids:
-            return
-        self._store.tasks.withdraw(ids, self._host.now_s())
-        with self._changed:
-            for task_id in ids:
-                self._expires_s.pop(task_id, None)
-            self._answered.difference_update(ids)
-        self._host.tell(e.task.device_id for e in self._store.tasks.entries(ids))
+        ids = {bytes.fromhex(i) for i in message_ids}
+        self._withdraw(ids)
+        self._drop(ids)
 
     def forget(self, message_ids: Collection[str]) -> None:
         """These messages are dealt with for good: open ones are withdrawn, updates and models deleted."""
-        ids = [bytes.fromhex(i) for i in message_ids]
-        now_s = self._host.now_s()
+        ids, now_s = {bytes.fromhex(i) for i in message_ids}, self._host.now_s()
         self.withdraw(message_ids)
         self._store.tasks.forget(ids, now_s)
         for task_id in ids:
             self._store.blobs.drop_update(task_id)
         self._store.tasks.prune(now_s)
         self._store.blobs.keep_models(self._store.tasks.models_needed())
+
+    def _withdraw(self, ids: Collection[bytes]) -> None:
+        if ids:
+            self._store.tasks.withdraw(ids, self._host.now_s())
+            self._host.tell(e.task.device_id for e in self._store.tasks.entries(ids))
+
+    def _drop(self, ids: Iterable[bytes]) -> None:
+        """Have `wait` and `pull_messages` look for these no more."""
+        with self._changed:
+            for task_id in ids:
+                self._expires_s.pop(task_id, None)
+                self._answered.discard(task_id)
 
     def _note(self, ended: Collection[bytes]) -> None:
         with self._changed:

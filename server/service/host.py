@@ -34,7 +34,8 @@ class ServiceHost:
     """The device service on one port. Use it as a context; `port` is known inside.
 
     `address` is HOST:PORT, port 0 for any that is free. `now_s` is seconds since 1970, UTC. `new_id`
-    draws the id of a new device, 1 to 2**63 - 1.
+    draws the id of a new device, 1 to 2**63 - 1. Raises Untrusted for keys that have expired, and BadInput
+    where it cannot listen.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ServiceHost:
         now_s: Callable[[], float],
         new_id: Callable[[], int],
     ) -> None:
+        keys.require_valid(now_s())
         self.store, self.keys, self.limits, self.now_s = store, keys, limits, now_s
         self.presence, self.counts = Presence(), Counts()
         self.port = 0
@@ -69,7 +71,6 @@ class ServiceHost:
             self._loop.call_soon_threadsafe(self.presence.tell, device_id)
 
     def __enter__(self) -> ServiceHost:
-        self.keys.require_valid(self.now_s())
         self._thread.start()
         try:
             self.port = self._call(self._start(), START_S)

@@ -116,12 +116,18 @@ class Uploads:
         try:
             arriving.finish()
             require_arrays(Path(file.name))
+            blobs.complete(header.task_id, header.digest, file)
         except BadMessage:
             if arriving.offset_bytes == arriving.blob.size_bytes:
                 blobs.drop_incoming(header.task_id)  # all of it came, and it is of no use
             raise
-        blobs.complete(header.task_id, header.digest, file)
-        return self._store.tasks.receive(header, self._now_s())
+        except FileNotFoundError as error:
+            raise Refusal(Reason.TASK_ENDED, "the task ended while its update came") from error
+        try:
+            return self._store.tasks.receive(header, self._now_s())
+        except Refusal:
+            blobs.drop_update(header.task_id)  # the task ended a moment ago
+            raise
 
     async def _next(self, take: Taken, upload: Upload, until_s: float) -> UpdatePart | None:
         """The next message. Raises Refusal when it does not come in time, or another upload takes over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -15,7 +16,7 @@ from protos.arrays import decode_arrays, encode_arrays, forms
 from protos.tasks import workload_digest
 from scheduler.errors import BadInput
 from server.service.grid import ServiceGrid
-from tests.server.service.peers import REPORT, eventually, hosted, peer, refused
+from tests.server.service.peers import REPORT, eventually, hosted, parts, peer, refused
 
 MODEL = {
     "layer.weight": np.arange(12, dtype=np.float32).reshape(3, 4) / 7,
@@ -219,4 +220,49 @@ def test_what_cannot_be_sent_is_refused_before_anything_is_kept(host):
         bad = message(grid, device.device_id, lists=[1, 2])
         with pytest.raises(BadInput, match="lists"):
             grid.push_messages([fine, bad])
+    assert grid.asked() == ()
+
+
+def test_an_answer_that_comes_while_messages_are_pushed_is_not_lost(host, monkeypatch):
+    grid = grid_on(host)
+    push = host.store.tasks.push
+
+    def push_and_answer(new):
+        push(new)
+        ids = [n.task.task_id for n in new]
+        host.store.tasks.decline(ids, "at once", 0.0)
+        grid._note(ids)
+
+    monkeypatch.setattr(host.store.tasks, "push", push_and_answer)
+    with peer(host) as device:
+        ids = grid.push_messages([message(grid, device.device_id)])
+        grid.wait(math.inf, 1)
+        (reply,) = grid.pull_messages(ids)
+    assert reply.error.reason == "at once"
+
+
+def test_a_task_that_is_forgotten_while_its_update_comes_leaves_nothing(host):
+    grid = grid_on(host)
+    with peer(host) as device:
+        waiting = device.wait()
+        ids = list(grid.push_messages([message(grid, device.device_id)]))
+        task = device.next_task(waiting)
+        rest = threading.Event()
+
+        def halting():
+            header, chunk, *more = parts(task.task_id, encode_arrays(MODEL), chunk_bytes=50)
+            yield header
+            yield chunk
+            rest.wait(20)
+            yield from more
+
+        call = device.stub.SendUpdate.future(halting())
+        incoming = host.store.blobs.update(task.task_id).parents[1] / "incoming"
+        eventually("some of it came", lambda: any(incoming.iterdir()))
+        grid.forget(ids)
+        rest.set()
+        with refused("task-ended"):
+            call.result(20)
+    left = [path for path in incoming.parent.rglob("*") if path.is_file()]
+    assert left == []
     assert grid.asked() == ()

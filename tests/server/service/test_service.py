@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
+import time
 
 import pytest
 
 from protos import device_pb2 as pb
 from protos.trust import PROTOCOL
+from scheduler.errors import BadInput, Untrusted
 from server.service.limits import Limits
 from server.service.taskbook import State
 from tests.server.service.peers import (
     REPORT,
     eventually,
     hosted,
+    make_keyring,
     peer,
     push,
     refused,
@@ -144,3 +148,21 @@ def test_other_protocols_are_refused(host):
         ):
             with refused("protocol"):
                 call()
+
+
+def test_a_port_that_is_taken(host, keys, tmp_path):
+    before = threading.active_count()
+    with (
+        pytest.raises(BadInput, match="choose another"),
+        hosted(tmp_path / "other", keys, port=host.port),
+    ):
+        pass
+    assert threading.active_count() == before
+    with peer(host) as device:
+        device.stub.Hello(pb.HelloRequest(protocol=PROTOCOL))
+
+
+def test_a_coordinator_does_not_start_with_expired_keys(tmp_path):
+    old = make_keyring(tmp_path / "keys", now_s=time.time() - 3 * 365 * 86_400)
+    with pytest.raises(Untrusted, match="valid from"), hosted(tmp_path / "store", old):
+        pass
