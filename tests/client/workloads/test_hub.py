@@ -89,6 +89,11 @@ def test_a_partitioner_of_flwr_datasets_divides_all_examples(digits, query, part
     assert torch.equal(again.examples(1).x, parts[1].x)
 
 
+def test_nobody_is_told_which_data_set_is_loaded(digits):
+    load_workload(f"hf:{digits}?num_partitions=2")
+    assert sys.modules["flwr_datasets.common.telemetry"].FLWR_TELEMETRY_ENABLED == "0"
+
+
 def test_one_writer_holds_what_they_wrote(digits):
     workload = load_workload(f"hf:{digits}?partitioner=natural-id&partition_by=writer")
     sizes = sorted(len(workload.examples(n)) for n in range(WRITERS))
