@@ -81,6 +81,14 @@ def simulate(
             "--no-training", help="Charge plans and links only; the model stays as it is."
         ),
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that train; the numbers do not depend on it."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Train on the Ray cluster at this address (auto: one that runs here)."),
+    ] = None,
     no_cache: CacheOption = False,
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/WORKLOAD-1 (or -2, ...) by default.")
@@ -184,7 +192,9 @@ def simulate(
     from .view import View
 
     console = Console()
-    machine = runs.Machine(plan_cache=None if no_cache else default_cache_folder())
+    machine = runs.Machine(
+        plan_cache=None if no_cache else default_cache_folder(), workers=workers, ray=ray
+    )
     if resume is not None:
         config = runs.read_settings(draft_of(resume))
         folder = named(resume)

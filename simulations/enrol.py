@@ -46,8 +46,8 @@ def profiles_of(fleet: Fleet) -> Profiles:
 class Enrolled:
     """Who takes part: `fleet` has only devices that can train, its kinds in the order of `plans`.
 
-    `devices` has a row of dtype DEVICE for every device of the whole fleet. `charges` are what steps cost, by
-    what a plan depends on.
+    `devices` has a row of dtype DEVICE for every device of the whole fleet. `charges` are what steps cost,
+    and `known` their plans, by what a plan depends on.
     """
 
     fleet: Fleet
@@ -55,6 +55,7 @@ class Enrolled:
     plans: tuple[KindPlan, ...]
     left_out: tuple[LeftOut, ...]
     charges: Mapping[PlanKey, StepCharge]
+    known: Mapping[PlanKey, Plan]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ def enrol(planner: Planner, fleet: Fleet, workload: Workload) -> Enrolled:
     plans: list[KindPlan] = []
     out: list[LeftOut] = []
     charges: dict[PlanKey, StepCharge] = {}
+    known: dict[PlanKey, Plan] = {}
     position = np.full(len(fleet.kinds), -1, dtype=np.int32)
     counts = fleet.counts().tolist()
     partition = _whole_batch(workload, fleet.partition[:TRIED_PARTITIONS].tolist())
@@ -97,6 +99,7 @@ def enrol(planner: Planner, fleet: Fleet, workload: Workload) -> Enrolled:
         else:
             position[index] = len(plans)
             planner.cache[plan_key(settings)] = prepared
+            known[plan_key(settings)] = prepared.solution.plan
             charges[plan_key(settings)] = step_charge(prepared)
             plans.append(kind_plan(kind, counts[index], prepared))
             planner.on_plan(plans[-1])
@@ -108,6 +111,7 @@ def enrol(planner: Planner, fleet: Fleet, workload: Workload) -> Enrolled:
         plans=tuple(plans),
         left_out=tuple(out),
         charges=charges,
+        known=known,
     )
 
 

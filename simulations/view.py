@@ -22,9 +22,9 @@ from rich.text import Text
 from scheduler.view.text import human_bytes, human_j, human_s, plural
 
 from .config import SimulationConfig
+from .federate import Watcher
 from .fleet import Fleet
 from .results import KindPlan, KindRound, LeftOut, Refused, RoundRecord
-from .run import Watcher
 
 LEGEND = "RAM of each kind, what a round took, what a training step pages and recomputes:"
 

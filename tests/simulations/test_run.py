@@ -81,6 +81,11 @@ def test_the_same_seed_gives_the_same_bytes(simulate, config, result, folder, tm
     assert files(tmp_path / "again") == files(folder)
 
 
+def test_two_workers_give_the_same_bytes(config, result, folder, machine, tmp_path):
+    runs.simulate(config, tmp_path / "again", machine=replace(machine, workers=2))
+    assert files(tmp_path / "again") == files(folder)
+
+
 def test_another_seed_gives_others(simulate, config, result, tmp_path):
     other = simulate(replace(config, seed=4, rounds=1), tmp_path / "other")
     assert other.rounds[1].loss != result.rounds[1].loss

@@ -1,0 +1,227 @@
+"""The rounds of one run: the round engine over the simulated fabric, and every round on record as it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
+
+from client.node import PreparedSteps
+from client.outbox import METRICS
+from client.state import buffer_names, evaluation, initial_arrays
+from client.workload import Workload
+from scheduler.errors import RunFailed
+from server.app import build_server_app
+from server.cohort import make_sampler
+from server.federation import Federation, Progress, Round
+from server.strategy import make_strategy
+from server.updates import Arrays
+
+from .checkpoint import Checkpoint, packed
+from .clock import VirtualClock
+from .config import SimulationConfig, Training
+from .data import Workloads
+from .departures import Departures
+from .enrol import Enrolled, charges_of, profiles_of
+from .fleet import Fleet
+from .folder import Draft
+from .grid import SimulatedGrid
+from .identity import RUN_ID, UserConfig, server_context
+from .ledger import rows_of
+from .ray_workers import RayWorkers
+from .results import KindPlan, LeftOut, RoundRecord, round_record
+from .training import InProcess, Recipe, Work, untrained
+from .workers import Processes
+
+CHECKPOINT_EVERY_S = 5.0  # of real time: what a run that is killed may lose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watcher:
+    """Called as the simulation goes on; each does nothing by default."""
+
+    on_plan: Callable[[KindPlan], None] = lambda _: None
+    on_left_out: Callable[[LeftOut], None] = lambda _: None
+    on_start: Callable[[Fleet], None] = lambda _: None
+    on_reply: Callable[[int], None] = lambda _: None
+    on_failure: Callable[[int, str], None] = lambda *_: None
+    on_round: Callable[[RoundRecord], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a run uses of the machine it is on; no number of the run depends on it.
+
+    A checkpoint is written after a round when `checkpoint_every_s` have passed on `real_s` since the last.
+    Plans are looked up and kept in the folder `plan_cache`, if there is one. Training is done by `workers`
+    processes, or on the Ray cluster at the address `ray` (by so many actors, None for one per CPU).
+    """
+
+    real_s: Callable[[], float] = time.monotonic
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    plan_cache: Path | None = None
+    workers: int | None = None
+    ray: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """All that the rounds of a run need.
+
+    `load` gives `workload` by name, in any process; `cache` has steps that this process has prepared.
+    `digest` is of the whole fleet, `checkpoint` where a run goes on.
+    """
+
+    config: SimulationConfig
+    load: Workloads
+    workload: Workload
+    enrolled: Enrolled
+    cache: PreparedSteps
+    digest: str
+    checkpoint: Checkpoint | None
+    draft: Draft
+    watcher: Watcher
+    machine: Machine
+
+
+def federate(stage: Stage) -> Arrays:
+    """Run the rounds that are missing; returns the model after the last one.
+
+    Raises BadUpdate or RunFailed when too many rounds are skipped.
+    """
+    config, workload, checkpoint = stage.config, stage.workload, stage.checkpoint
+    outcomes: list[Arrays] = []
+    with _work(stage) as work:
+        grid = _grid(stage, work)
+        record = _Recorder(stage, grid)
+
+        def compose(_: Grid, __: Context) -> Federation:
+            return Federation(
+                initial=initial_arrays(workload, config.seed),
+                strategy=make_strategy(config.strategy or ""),
+                num_rounds=config.rounds,
+                averaged=buffer_names(workload),
+                evaluate=evaluation(workload),
+                now_s=grid.now_s,
+                wait=grid.wait,
+                reports=grid.reports,
+                rules=config.rules(),
+                sampler=make_sampler(config.sampler or ""),
+                seed=config.seed,
+                on_round=record,
+                resume=None if checkpoint is None else checkpoint.progress,
+            )
+
+        server = build_server_app(compose, lambda arrays, _: outcomes.append(arrays))
+        server(grid, server_context(_run_config(config)))
+    if not outcomes:
+        raise RunFailed("the coordinator ended without a model")
+    return outcomes[0]
+
+
+@contextmanager
+def _work(stage: Stage) -> Iterator[Work]:
+    config, enrolled, machine = stage.config, stage.enrolled, stage.machine
+    by_plans = config.training == Training.PLANS
+    recipe = Recipe(
+        load=stage.load,
+        device=profiles_of(enrolled.fleet),
+        charges=None if by_plans else enrolled.charges,
+        plans=enrolled.known if by_plans else {},
+    )
+    if config.training == Training.NONE:
+        yield untrained
+    elif machine.ray is not None:
+        with RayWorkers(recipe, machine.ray, machine.workers) as work:
+            yield work
+    elif machine.workers is not None and machine.workers > 1:
+        with Processes(recipe, machine.workers) as work:
+            yield work
+    else:
+        yield InProcess(recipe.app(stage.cache))
+
+
+def _grid(stage: Stage, work: Work) -> SimulatedGrid:
+    config, enrolled = stage.config, stage.enrolled
+    fabric = None if stage.checkpoint is None else stage.checkpoint.fabric
+    peaks = config.training == Training.PLANS  # else no peak is measured, and none is sent
+    return SimulatedGrid(
+        VirtualClock(0.0 if fabric is None else fabric.now_s),
+        Departures(fleet=enrolled.fleet, charges=charges_of(enrolled, stage.workload)),
+        work,
+        _Contexts(config=config, fleet=enrolled.fleet),
+        numbers=len(METRICS) - (not peaks),
+        keeps_late=config.rules().keeps_late,
+        slots=config.link_slots,
+        on_reply=stage.watcher.on_reply,
+        on_failure=stage.watcher.on_failure,
+        resume=fabric,
+    )
+
+
+class _Recorder:
+    """Puts each round on record, and a checkpoint beside it now and then."""
+
+    def __init__(self, stage: Stage, grid: SimulatedGrid) -> None:
+        self._stage, self._grid = stage, grid
+        self._kinds = [plan.name for plan in stage.enrolled.plans]
+        self._together = stage.config.buffer is None
+        self._saved_s = stage.machine.real_s()
+
+    def __call__(self, done: Round, progress: Progress) -> None:
+        stage, grid = self._stage, self._grid
+        last = done.number == stage.config.rounds
+        rows = rows_of(
+            stage.enrolled.fleet,
+            (*grid.settled(), *(grid.cut_off() if last else ())),
+            round_number=done.number,
+            end_s=done.end_s,
+            aggregated=done.metrics.keys(),
+            refused={r.node for r in done.refused if r.sent},
+            together=self._together,
+        )
+        record = round_record(done, rows, self._kinds, grid.online)
+        stage.draft.append(record, rows)
+        stage.watcher.on_round(record)
+        due_s = self._saved_s + stage.machine.checkpoint_every_s
+        if not last and stage.machine.real_s() >= due_s:
+            checkpoint = Checkpoint(digest=stage.digest, progress=progress, fabric=grid.fabric())
+            stage.draft.save(*packed(checkpoint))
+            self._saved_s = stage.machine.real_s()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Contexts:
+    """The contexts of devices: what `flwr run` and their SuperNodes would give."""
+
+    config: SimulationConfig
+    fleet: Fleet
+
+    def __call__(self, row: int) -> Context:
+        """The context of the device in a row of the fleet."""
+        kind = self.fleet.kinds[self.fleet.kind[row]]
+        node_config: UserConfig = {
+            "workload": self.config.workload,
+            "device": kind.profile_name,
+            "ram-bytes": kind.ram_bytes,
+            "partition-id": int(self.fleet.partition[row]),
+        }
+        node = int(self.fleet.node[row])
+        return Context(RUN_ID, node, node_config, RecordDict(), _run_config(self.config))
+
+
+def _run_config(config: SimulationConfig) -> UserConfig:
+    return {
+        "workload": config.workload,
+        "seed": config.seed,
+        "batch-size": config.batch_size or 0,
+        "local-epochs": config.local_epochs or 0,
+        "deadline-factor": config.deadline_factor or 0.0,
+        "plan-time-limit-s": config.plan_time_limit_s,
+        "proximal-mu": config.proximal_mu,
+    }
