@@ -23,6 +23,8 @@ FEW_ROWS = 5
 ROUNDING_SHARE = 0.3
 # Reruns that the relaxation uses at least this much are offered to the programs that find plans.
 LEAST_USE = 0.5
+# Of the weaker relaxation, which offers and uses few.
+LEAST_USE_WITHOUT_CHAINS = 0.1
 # No relaxation is made in which slots read or compute more tensors than this; about how long each takes.
 MOST_TOUCHES = 120_000
 TOUCH_S = 2e-4
@@ -42,8 +44,7 @@ def relax(programs: Programs) -> frozenset[Slot]:
     end_s = programs.clock() + programs.left_s() * BOUND_SHARE
     chosen = _what_to_relax(programs)
     if chosen is None:
-        _relax_without_chains(programs, end_s)
-        return frozenset()
+        return _relax_without_chains(programs, end_s)
     problem, reruns, is_whole = chosen
     form = relaxation(problem, reruns)
     begun_s = programs.clock()
@@ -89,11 +90,14 @@ def _what_to_relax(programs: Programs) -> tuple[Problem, frozenset[Slot], bool] 
     return bundled, reruns, False
 
 
-def _relax_without_chains(programs: Programs, end_s: float) -> None:
+def _relax_without_chains(programs: Programs, end_s: float) -> frozenset[Slot]:
     """Where even the bundled relaxation would take too long, a smaller and weaker one."""
     problem, _ = Bundle(proportional=True).apply(without_store(programs.incumbent.problem))
-    if programs.has_time_for(problem, frozenset()):
-        _relaxed(programs, relaxation_without_chains(problem), end_s)
+    if not programs.has_time_for(problem, frozenset()):
+        return frozenset()
+    form = relaxation_without_chains(problem)
+    _relaxed(programs, form, end_s)
+    return _used(form, LEAST_USE_WITHOUT_CHAINS)
 
 
 def _has_time_to_relax(programs: Programs, problem: Problem, reruns: frozenset[Slot]) -> bool:
@@ -109,7 +113,12 @@ def _relaxed(programs: Programs, form: Formulation, end_s: float) -> Outcome:
     return outcome
 
 
-def _used(form: Formulation) -> frozenset[Slot]:
-    """Where the relaxation runs operators; nowhere if it was not solved."""
+def _used(form: Formulation, least: float = LEAST_USE) -> frozenset[Slot]:
+    """Where the relaxation runs operators again; nowhere if it was not solved."""
+    graph = form.problem.graph
     runs = zip(form.run, form.timeline.slots, strict=True)
-    return frozenset(slot for term, slot in runs if value_of(term) > LEAST_USE)
+    return frozenset(
+        slot
+        for term, slot in runs
+        if value_of(term) > least and graph.can_rerun(slot.operator, slot.stage)
+    )

@@ -22,11 +22,13 @@ from .timeline import Slot
 _Offer: TypeAlias = tuple[Problem, frozenset[Slot]]
 
 # Shares of the time that is left: for a first plan where none is known, for one program that proves where
-# others find, for a program without paging, and for the smallest program with it.
+# others find, for a program without paging, for the smallest program with it, and for one with the
+# relaxation's reruns alone, where every other would be large.
 FIRST_SHARE = 0.25
 COMPLETE_SHARE = 0.5
 NARROW_SHARE = 0.2
 SMALL_SHARE = 0.4
+USED_SHARE = 0.8
 # Programs for finding plans, from small to large.
 SMALL = Reach(depth=4, dearest=0.5)
 SMALL_RERUNS = 3  # per operator; a first program with more would not be solved soon
@@ -114,11 +116,12 @@ def _growing(programs: Programs) -> Iterator[_Offer]:
     used = relax(programs)
     if not programs.is_done():
         _find_unpaged(programs, reduced)
-    small = near_reruns(reduced, SMALL)
+    small, share = near_reruns(reduced, SMALL), SMALL_SHARE
     way = ways_to_hide(reduced)[0].apply(reduced)[0]
-    few = len(small) <= SMALL_RERUNS * len(reduced.graph.operators)
-    if few and not programs.is_done() and programs.has_time_for(way, small):
-        programs.find(way, small, SMALL_SHARE)
+    if len(small) > SMALL_RERUNS * len(reduced.graph.operators):
+        small, share = used, USED_SHARE
+    if small and not programs.is_done() and programs.has_time_for(way, small):
+        programs.find(way, small, share)
     for reach in ROUNDS:
         yield reduced, used | near_reruns(reduced, reach)
     if len(reduced.graph.tensors) < len(original.graph.tensors):

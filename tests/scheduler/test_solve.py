@@ -34,9 +34,10 @@ from scheduler.charges import energy_of
 from scheduler.decode import decode
 from scheduler.encode import encode
 from scheduler.formulation import formulate
+from scheduler.moments import moment_bound_j
 from scheduler.reruns import all_reruns
 from tests.scheduler.brute_force import least_energy_j
-from tests.scheduler.problems import chain, with_unit_costs
+from tests.scheduler.problems import chain, tangled, with_unit_costs
 from tests.strategies import problems
 
 SLOW = settings(
@@ -245,6 +246,17 @@ def test_under_a_page_store_limit_there_is_a_plan_or_the_proof_that_there_is_non
         assert solution.lower_bound_j <= best * (1 + 1e-6) + 1e-6
         if solution.status is Status.OPTIMAL:
             assert solution.cost.energy_j == pytest.approx(best, rel=1e-6, abs=1e-6)
+
+
+def test_where_the_relaxation_would_be_too_large_a_smaller_one_bounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("scheduler.search.COMPLETE_OPERATORS", 0)
+    monkeypatch.setattr("scheduler.bound.MOST_TOUCHES", 0)
+    problem = tangled()
+    solution = solve(problem, time_limit_s=3.0, backend=Highs())
+    check(solution.plan, problem)
+    assert moment_bound_j(problem) < solution.lower_bound_j <= solution.cost.energy_j
 
 
 def test_no_time_gives_the_best_plan_known_as_feasible() -> None:
