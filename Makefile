@@ -77,7 +77,7 @@ bench-store: $(STAMP) ## Throughput of the encrypted page store against the same
 	$(BIN)/python -m benchmarks.store $(ARGS)
 
 fuzz: $(STAMP) ## 120,000 bad inputs against the codec and the device service (minutes; ARGS="--seed 2").
-	$(BIN)/python -m benchmarks.fuzz_service $(ARGS)
+	GRPC_VERBOSITY=NONE $(BIN)/python -m benchmarks.fuzz_service $(ARGS)
 
 bench-serve: $(STAMP) ## The device service with 1,000 devices, and with models of 200 and 600 MB (some minutes; ARGS="--quick").
 	$(BIN)/python -m benchmarks.serve $(ARGS)

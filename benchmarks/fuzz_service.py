@@ -11,34 +11,31 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import hashlib
-import io
 import itertools
 import random
+import socket
+import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-import numpy as np
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from protos import device_pb2 as pb
-from protos.arrays import decode_arrays, encode_arrays, read_arrays
-from protos.blobs import Arriving, Blob, blob_of, chunks
-from protos.tasks import Task, decode_task, open_task
-from protos.trust import PROTOCOL, read_ticket, write_ticket
-from protos.values import from_numbers
-from scheduler.errors import BadMessage, Untrusted
-from server.identity import device_public_key
+from protos.arrays import decode_arrays
+from protos.tasks import Task
+from protos.trust import PROTOCOL
+from server.keyring import write_identity
 from server.service.handlers import SERVICE
 from server.service.limits import Limits
-from server.service.refusals import REASON_KEY, Reason, Refusal
+from server.service.refusals import REASON_KEY, Reason
 from server.service.taskbook import State
-from server.service.uploads import check_header
 from tests.server.service.peers import (
     REPORT,
     Peer,
@@ -50,10 +47,10 @@ from tests.server.service.peers import (
     update_blob,
 )
 
-from .fuzzing import bad_input, bad_message, reordered
+from .fuzz_codec import fuzz_codec
+from .fuzzing import bad_message, reordered
 
 LIMITS = Limits(calls=10**9, calls_per_s=1e9, keep_alive_s=0.02, stall_s=0.2, transfer_s=2.0)
-ALLOWED = (BadMessage, Untrusted, Refusal)
 AT_ONCE = 8  # of the 16 streams of a connection; those that were given up count for a moment longer
 LONG_S = 20.0
 STREAMS = ("Wait", "FetchModel")
@@ -61,81 +58,6 @@ ENDING = ("Leave", "Decline")  # after which calls about a task get no further
 UPDATE = update_blob(values=500)
 
 Counted = collections.Counter[str]
-
-
-def fuzz_codec(count: int, seed: int) -> Counted:
-    """`count` bad inputs to everything that reads bytes from outside. Raises what must not be raised."""
-    rng = random.Random(seed)
-    ends: Counted = collections.Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        targets = list(codec_targets(Path(folder)).items())
-        for number in range(count):
-            name, (good, read) = targets[number % len(targets)]
-            try:
-                read(bad_input(good, rng))
-            except ALLOWED as error:
-                ends[f"{name}: {type(error).__name__}"] += 1
-            else:
-                ends[f"{name}: in order"] += 1
-    return ends
-
-
-def codec_targets(folder: Path) -> dict[str, tuple[list[bytes], Callable[[bytes], object]]]:
-    """What reads bytes from outside, with bytes that it can read."""
-    keys = make_keyring(folder / "keys")
-    with hosted(folder / "store", keys, LIMITS) as host:
-        device_id, identity = enrolled(host.store, keys)
-        task = push(host, device_id)
-        (signed,) = host.store.tasks.open_for(device_id, time.time()).values()
-    now_s = time.time()
-    authority = keys.authority.certificate
-    ticket = pb.Ticket(protocol=PROTOCOL, secret=bytes(32), expires_at_s=now_s + 1e6)
-    header = next(parts(task.task_id, UPDATE, a=1, b=0.5)).header
-    blob = blob_of(io.BytesIO(UPDATE))
-    chunk = next(chunks(io.BytesIO(UPDATE)))
-    path = folder / "blob"
-
-    def arrays(data: bytes) -> None:
-        path.write_bytes(data)
-        read_arrays(path)
-
-    def opened(data: bytes) -> None:
-        message = parsed(pb.SignedTask, data)
-        found = open_task(message, authority=authority, device_id=device_id, now_s=now_s, seen=())
-        _require(found == task, "a changed task was opened")
-
-    def arriving(data: bytes) -> None:
-        Arriving(blob).take(parsed(pb.Chunk, data))
-
-    def announced(data: bytes) -> Blob:
-        message = parsed(pb.UpdateHeader, data)
-        from_numbers(message.metrics)
-        return check_header(message, LIMITS)
-
-    return {
-        "task": ([signed.task], decode_task),
-        "signed task": ([signed.SerializeToString()], opened),
-        "chunk": ([chunk.SerializeToString()], arriving),
-        "header": ([header.SerializeToString()], announced),
-        "arrays": (
-            [UPDATE, encode_arrays({"a": np.ones((2, 3)), "b": np.array(1)})],
-            decode_arrays,
-        ),
-        "arrays in a file": ([UPDATE], arrays),
-        "public key": ([identity.public_key], device_public_key),
-        "ticket": (
-            [write_ticket(ticket).encode()],
-            lambda data: read_ticket(data.decode("latin-1"), now_s),
-        ),
-    }
-
-
-def parsed(kind: Any, data: bytes) -> Any:
-    """As the service reads a message."""
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise BadMessage("no such message") from error
 
 
 def fuzz_service(count: int, seed: int) -> Counted:
@@ -271,6 +193,46 @@ def _end_of(name: str, call: Any) -> str:
     return f"{name}: in order"
 
 
+def fuzz_connections(count: int, seed: int) -> Counted:
+    """`count` connections that carry noise somewhere; after them a device takes part in a round."""
+    rng = random.Random(seed)
+    ends: Counted = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        keys = make_keyring(Path(folder) / "keys")
+        with hosted(Path(folder) / "store", keys, LIMITS) as host:
+            device_id, identity = enrolled(host.store, keys)
+            write_identity(Path(folder), "device", identity)
+            (Path(folder) / "authority.pem").write_bytes(keys.authority.certificate_pem)
+            context = ssl.create_default_context(cafile=Path(folder) / "authority.pem")
+            context.load_cert_chain(Path(folder) / "device.pem", Path(folder) / "device.key")
+            context.set_alpn_protocols(["h2"])
+            for _ in range(count):
+                ends[_connect(host.port, context, rng)] += 1
+            with Peer(device_id, keys, host.port, identity) as device:
+                device.stub.Report(REPORT)
+                task = push(host, device_id)
+                device.fetch(task)
+                device.send(task.task_id, UPDATE)
+    return ends
+
+
+def _connect(port: int, context: ssl.SSLContext, rng: random.Random) -> str:
+    """One connection that sends noise, and how it is opened."""
+    kind = rng.choice(("plain", "in TLS", "in HTTP/2"))
+    noise = rng.randbytes(rng.choice((0, 1, 100, 5000)))
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection(("localhost", port), LONG_S) as plain,
+    ):
+        if kind == "plain":
+            plain.sendall(rng.choice((b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01")) + noise)
+            return kind
+        with context.wrap_socket(plain, server_hostname="localhost") as secure:
+            preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+            secure.sendall((preface if kind == "in HTTP/2" else b"") + noise)
+    return kind
+
+
 def _require_whole(host: Any) -> None:
     """Every update that was counted is one: all its bytes, with its digest, and readable."""
     for kept in host.store.tasks.kept():
@@ -292,11 +254,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--codec", type=int, default=60_000, help="inputs to the codec")
     parser.add_argument("--service", type=int, default=60_000, help="calls to the service")
+    parser.add_argument("--connections", type=int, default=2000, help="connections with noise")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     for title, run, count in (
         ("codec", fuzz_codec, args.codec),
         ("service", fuzz_service, args.service),
+        ("connections", fuzz_connections, args.connections),
     ):
         began = time.monotonic()
         ends = run(count, args.seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.fuzz_service import fuzz_codec, fuzz_service
+from benchmarks.fuzz_codec import fuzz_codec
+from benchmarks.fuzz_service import fuzz_connections, fuzz_service
 from server.service.refusals import Reason
 
 
@@ -20,3 +21,8 @@ def test_the_service_refuses_and_others_go_on():
     counted = {r for r in Reason if ends[f"counted: {r}"]}
     assert {Reason.MALFORMED, Reason.OUT_OF_ORDER, Reason.NO_SUCH_TASK} <= counted
     assert Reason.FAULT not in counted
+
+
+def test_noise_on_connections_harms_nobody():
+    ends = fuzz_connections(60, seed=7)
+    assert ends.keys() == {"plain", "in TLS", "in HTTP/2"}
