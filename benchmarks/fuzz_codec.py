@@ -24,7 +24,7 @@ from scheduler.errors import BadMessage, Untrusted
 from server.identity import device_public_key
 from server.service.limits import Limits
 from server.service.refusals import Refusal
-from server.service.uploads import check_header
+from server.service.requests import check_header
 from tests.server.service.peers import enrolled, hosted, make_keyring, parts, push, update_blob
 
 from .fuzzing import bad_input

@@ -15,8 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from protos import device_pb2 as pb
-from protos.blobs import DIGEST_BYTES, chunks
-from protos.tasks import TASK_ID_BYTES
+from protos.blobs import chunks
 from protos.trust import PROTOCOL, Role, require_proof
 from scheduler.errors import Untrusted
 from server.identity import Identity, device_public_key, issue
@@ -27,6 +26,7 @@ from .gate import Caller, Gate
 from .limits import Limits
 from .presence import Presence, Waiting
 from .refusals import Reason, Refusal
+from .requests import check_report, check_wait, declined, require_protocol, require_text
 from .store import Store
 from .uploads import Taken, Uploads
 
@@ -75,8 +75,8 @@ class Handlers:
     async def hello(self, _: Caller, request: pb.HelloRequest) -> pb.HelloReply:
         """Protocol and limits."""
         limits = self._around.limits
-        _require_protocol(request.protocol)
-        _require_text(request.client, limits.name_chars, "the client's name")
+        require_protocol(request.protocol)
+        require_text(request.client, limits.name_chars, "the client's name")
         return pb.HelloReply(
             protocol=PROTOCOL,
             chunk_bytes=limits.chunk_bytes,
@@ -88,7 +88,7 @@ class Handlers:
 
     async def enroll(self, caller: Caller, request: pb.EnrollRequest) -> pb.EnrollReply:
         """A certificate for a ticket, or a newer one for a device."""
-        _require_protocol(request.protocol)
+        require_protocol(request.protocol)
         key = device_public_key(request.public_key)
         require_proof(key, request.proof, request.secret, request.public_key)
         around, now_s = self._around, self._around.now_s()
@@ -124,17 +124,7 @@ class Handlers:
 
     async def report(self, caller: Caller, request: pb.Capabilities) -> pb.ReportReply:
         """Note what the device says of itself."""
-        limits = self._around.limits
-        for text in (request.profile, request.device_kind, *(w.name for w in request.workloads)):
-            _require_text(text, limits.name_chars, "a name in the report")
-        if len(request.workloads) > limits.workloads:
-            raise Refusal(Reason.TOO_LARGE, f"{limits.workloads} workloads are allowed")
-        if any(len(w.digest) != DIGEST_BYTES for w in request.workloads):
-            raise Refusal(Reason.MALFORMED, f"a workload's digest has {DIGEST_BYTES} bytes")
-        if request.HasField("battery") and not 0 <= request.battery <= 1:
-            raise Refusal(Reason.MALFORMED, f"a battery is 0 to 1 full, not {request.battery:g}")
-        if max(request.free_ram_bytes, request.ram_budget_bytes) >= 2**63:
-            raise Refusal(Reason.MALFORMED, "no device has so much RAM")
+        check_report(request, self._around.limits)
         device_id = _id_of(caller)
         request.DiscardUnknownFields()
         await self._in_thread(
@@ -146,17 +136,17 @@ class Handlers:
     async def wait(self, caller: Caller, request: pb.WaitRequest, send: Send) -> None:
         """Tasks as they come, until the device goes or is told to."""
         around, device_id = self._around, _id_of(caller)
-        _require_protocol(request.protocol)
-        if len(request.held) > around.limits.held_tasks:
-            raise Refusal(Reason.TOO_LARGE, f"{around.limits.held_tasks} held tasks are allowed")
-        if any(len(task_id) != TASK_ID_BYTES for task_id in request.held):
-            raise Refusal(Reason.MALFORMED, f"a task id has {TASK_ID_BYTES} bytes")
+        check_wait(request, around.limits)
         if not around.presence.reported(device_id):
             self._remember_report(device_id)
         waiting = around.presence.open(device_id)
         around.on_change(())
         try:
             await self._notices(waiting, set(request.held), send)
+        except Refusal as refusal:
+            if refusal.reason is Reason.REVOKED:
+                await self._end_all(device_id, "the device was revoked")
+            raise
         finally:
             if around.presence.close(waiting):
                 now_s = around.now_s()
@@ -238,11 +228,11 @@ class Handlers:
     async def decline(self, caller: Caller, request: pb.DeclineRequest) -> pb.DeclineReply:
         """Note that there will be no update."""
         around, device_id = self._around, _id_of(caller)
-        _require_text(request.detail, around.limits.detail_chars, "the detail")
+        require_text(request.detail, around.limits.detail_chars, "the detail")
         entry = around.store.tasks.find(request.task_id)
         if entry is None or entry.task.device_id != device_id:
             raise Refusal(Reason.NO_SUCH_TASK, "this device has no such task")
-        await self._end([request.task_id], request.reason, request.detail)
+        await self._end([request.task_id], declined(request.reason, request.detail))
         return pb.DeclineReply()
 
     async def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatReply:
@@ -257,15 +247,16 @@ class Handlers:
         """The device goes, and will send nothing for its open tasks."""
         around, device_id = self._around, _id_of(caller)
         around.presence.end(Refusal(Reason.LEFT, "the device left"), device_id)
-        open_tasks = around.store.tasks.open_for(device_id, around.now_s())
-        await self._end(list(open_tasks), pb.DECLINE_REASON_LEFT, "")
+        await self._end_all(device_id, declined(pb.DECLINE_REASON_LEFT, ""))
         return pb.LeaveReply()
 
-    async def _end(self, ids: list[bytes], reason: int, detail: str) -> None:
+    async def _end_all(self, device_id: int, reason: str) -> None:
         around = self._around
-        await self._in_thread(
-            partial(around.store.tasks.decline, ids, declined(reason, detail), around.now_s())
-        )
+        await self._end(list(around.store.tasks.open_for(device_id, around.now_s())), reason)
+
+    async def _end(self, ids: list[bytes], reason: str) -> None:
+        around = self._around
+        await self._in_thread(partial(around.store.tasks.decline, ids, reason, around.now_s()))
         for task_id in ids:
             around.store.blobs.drop_incoming(task_id)
         around.on_change(ids)
@@ -274,29 +265,7 @@ class Handlers:
         return await asyncio.get_running_loop().run_in_executor(self._around.pool, do)
 
 
-def declined(reason: int, detail: str) -> str:
-    """Why there is no update, in words: what the device says, else the name of its reason."""
-    if detail:
-        return detail
-    known = pb.DeclineReason.DESCRIPTOR.values_by_number.get(reason)
-    name = known.name if known else "DECLINE_REASON_UNSPECIFIED"
-    return "declined: " + name.removeprefix("DECLINE_REASON_").lower().replace("_", " ")
-
-
 def _id_of(caller: Caller) -> int:
     if caller.device_id is None:
         raise Refusal(Reason.WRONG_ROLE, "only a device may call this")
     return caller.device_id
-
-
-def _require_protocol(protocol: int) -> None:
-    if protocol != PROTOCOL:
-        raise Refusal(
-            Reason.PROTOCOL,
-            f"protocol {protocol}; this coordinator speaks {PROTOCOL}. Update fedpoet",
-        )
-
-
-def _require_text(text: str, most: int, what: str) -> None:
-    if len(text) > most:
-        raise Refusal(Reason.TOO_LARGE, f"{what} has more than {most} characters")

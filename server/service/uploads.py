@@ -13,11 +13,11 @@ from typing import BinaryIO, TypeVar
 from protos.arrays import require_arrays
 from protos.blobs import DIGEST_BYTES, Arriving, Blob
 from protos.device_pb2 import Chunk, Receipt, UpdateHeader, UpdatePart
-from protos.values import from_numbers
 from scheduler.errors import BadMessage
 
 from .limits import Limits
 from .refusals import Reason, Refusal
+from .requests import check_header
 from .store import Store
 from .taskbook import State, require_same
 
@@ -153,28 +153,6 @@ class Uploads:
 
     async def _in_thread(self, do: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._pool, do)
-
-
-def check_header(header: UpdateHeader, limits: Limits) -> Blob:
-    """The blob that a header announces. Raises Refusal or BadMessage when it is not acceptable."""
-    blob = Blob(digest=header.digest, size_bytes=header.size_bytes)
-    if blob.size_bytes > limits.update_bytes:
-        raise Refusal(
-            Reason.TOO_LARGE,
-            f"an update of {blob.size_bytes} bytes; {limits.update_bytes} are allowed",
-        )
-    if header.offset_bytes > blob.size_bytes:
-        raise Refusal(Reason.OUT_OF_ORDER, "the update goes on behind its end")
-    if len(header.metrics) > limits.metrics:
-        raise Refusal(
-            Reason.TOO_LARGE, f"{len(header.metrics)} metrics; {limits.metrics} are allowed"
-        )
-    if any(len(name) > limits.name_chars for name in header.metrics):
-        raise Refusal(
-            Reason.TOO_LARGE, f"a metric's name has more than {limits.name_chars} characters"
-        )
-    from_numbers(header.metrics)
-    return blob
 
 
 def _keep(file: BinaryIO, arriving: Arriving, chunk: Chunk) -> None:

@@ -24,6 +24,7 @@ from server.service.gate import CERTIFICATE, Gate
 from server.service.handlers import SERVICE
 from server.service.limits import Limits
 from server.service.refusals import Reason, Refusal
+from server.service.taskbook import State
 from tests.server.service.peers import (
     REPORT,
     Peer,
@@ -32,6 +33,7 @@ from tests.server.service.peers import (
     hosted,
     new_id,
     peer,
+    push,
     refused,
 )
 
@@ -208,7 +210,8 @@ def test_devices_that_are_not_enrolled_here(host, keys):
 def test_a_revoked_device_is_out_at_once(tmp_path, keys):
     limits = Limits(keep_alive_s=0.1)
     with hosted(tmp_path, keys, limits) as host, peer(host, label="lamp") as device:
-        waiting = device.wait()
+        task = push(host, device.device_id)
+        waiting = device.wait(held=(task.task_id,))
         assert next(waiting).WhichOneof("notice") == "keep_alive"
         assert host.store.roster.revoke("lamp", time.time()) == f"device {device.device_id}"
         with refused("revoked"):
@@ -216,6 +219,8 @@ def test_a_revoked_device_is_out_at_once(tmp_path, keys):
         with refused("revoked"):
             list(waiting)
         eventually("it is gone", lambda: host.presence.there() == {})
+        entry = host.store.tasks.find(task.task_id)
+        assert (entry.state, entry.reason) == (State.DECLINED, "the device was revoked")
 
 
 class Clock:
