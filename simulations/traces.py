@@ -3,15 +3,12 @@
 Both files are pickled dictionaries, by client:
 availability  {"duration": s, "active": [s, ...], "inactive": [s, ...], "finish_time": s, "model": text}
 capacity      {"computation": ms for one inference, "communication": kbit/s, of 1024 bits}
-They are read by an unpickler that makes numbers, texts, lists and dictionaries, and nothing else.
+They are read as data alone: nothing that they name is imported or called.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import numbers
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.workloads.inert import Named, read_inert
 from scheduler.errors import BadFile
 
 from .fleet import Fleet, Floats, Ints, Mask, Traces
@@ -27,12 +25,15 @@ from .fleet import Fleet, Floats, Ints, Mask, Traces
 Trace = NDArray[np.int32]
 
 BYTES_PER_KBIT = 128.0
-_NUMPY_NUMBERS = {
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
+NUMPY_NUMBERS = frozenset(
+    {
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "numpy.dtype",
+        "_codecs.encode",
+    }
+)
+_CODES = {"f4": "<f4", "f8": "<f8", "i4": "<i4", "i8": "<i8"}
 
 
 def read_availability(path: Path) -> Traces:
@@ -163,22 +164,15 @@ def _place(traces: Traces, which: Trace, at_s: Floats) -> _Place:
     return replace(place, entry=entry, begun=entry >= first)
 
 
-class _Plain(pickle.Unpickler):
-    """Knows the names that numpy's numbers need, and refuses all others: they could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NUMPY_NUMBERS:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it needs {module}.{name}, which a trace does not")
-
-
 def _clients(path: Path, what: str) -> list[tuple[object, Mapping[str, Any]]]:
     try:
-        found = _Plain(io.BytesIO(path.read_bytes())).load()
+        with path.open("rb") as file:
+            found = read_inert(file, NUMPY_NUMBERS, lambda whole: whole)
     except OSError as error:
         raise BadFile(f"trace {path} cannot be read: {error}") from error
-    except Exception as error:
-        raise BadFile(f"trace {path} is not {what}: {' '.join(str(error).split())}") from error
+    except BadFile as error:
+        said = " ".join(str(error).split())
+        raise BadFile(f"trace {path} is not {what}: {said}") from error
     if not (isinstance(found, dict) and found):
         raise BadFile(f"trace {path} is not {what}: it has no clients")
     if not all(isinstance(entry, dict) for entry in found.values()):
@@ -214,7 +208,21 @@ def _times(value: object, where: str) -> list[float]:
 
 
 def _number(value: object, where: str, least: float = 1e-9) -> float:
-    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    number = _plain(value)
     if not (least <= number < math.inf):
         raise BadFile(f"{where} must be a number, {least:g} or more, not {value!r}")
     return number
+
+
+def _plain(value: object) -> float:
+    """A number, also one of numpy's, which is pickled as a call with a type and bytes; else NaN."""
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        if isinstance(value, Named) and value.name.endswith(".scalar"):
+            dtype, content = value.args
+            raw = content if isinstance(content, bytes) else content.args[0].encode("latin1")
+            return float(np.frombuffer(raw, _CODES[dtype.args[0]])[0])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        pass  # of another make
+    return math.nan

@@ -68,7 +68,10 @@ def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
         "client/workloads/data/state-of-the-union.tsv.xz",
         "client/workloads/data/state-of-the-union-words.txt",
         "simulations/report.html",
-        "simulations/fleets/default.toml",
+        *(
+            f"simulations/fleets/{name}.toml"
+            for name in ("default", "phone", "smart-speaker", "smartwatch")
+        ),
         *(f"{name}/py.typed" for name in NAMES),
     ):
         assert path in names

@@ -33,7 +33,7 @@ AVAILABILITY = {
 }
 CAPACITY = {
     1: {"computation": 162.0, "communication": 5648.0},
-    2: {"computation": np.float64(81.0), "communication": 1000.0},
+    2: {"computation": np.float64(81.0), "communication": np.int64(1000)},
     3: {"computation": 324.0, "communication": 8000.0},
 }
 
@@ -160,7 +160,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path):
     target = tmp_path / "made"
     for content in (Hostile(target), {1: Hostile(target)}, {1: {"computation": Hostile(target)}}):
         for read in (read_availability, read_capacity):
-            with pytest.raises(BadFile, match=r"it needs posix\.mkdir, which a trace does not"):
+            with pytest.raises(BadFile, match=r"it asks for posix\.mkdir, which is no data"):
                 read(saved(tmp_path, content))
     assert not target.exists()
 
