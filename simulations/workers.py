@@ -57,11 +57,11 @@ class Processes:
     def __call__(self, jobs: Sequence[Job]) -> list[Done]:
         """What came of the jobs, in their order."""
         done: dict[int, Done] = {}
-        parcels = _parcels(len(jobs), self._count)
+        waiting = parcels(len(jobs), self._count)
         idle = list(self._workers)
         busy: dict[Any, tuple[_Worker, range]] = {}
         while len(done) < len(jobs):
-            for worker, parcel in zip(list(idle), parcels, strict=False):
+            for worker, parcel in zip(list(idle), waiting, strict=False):
                 worker.send([jobs[k] for k in parcel])
                 idle.remove(worker)
                 busy[worker.connection] = worker, parcel
@@ -72,7 +72,8 @@ class Processes:
         return [done[k] for k in range(len(jobs))]
 
 
-def _parcels(jobs: int, workers: int) -> Iterator[range]:
+def parcels(jobs: int, workers: int) -> Iterator[range]:
+    """Positions of so many jobs, in parcels for so many workers."""
     size = max(1, -(-jobs // (workers * PARCELS)))
     return (range(start, min(start + size, jobs)) for start in range(0, jobs, size))
 

@@ -12,7 +12,7 @@ import torch
 from client.workload import Workload, load_workload
 from scheduler.errors import BadInput, RunFailed
 from simulations.training import InProcess, Recipe
-from simulations.workers import Processes, _parcels
+from simulations.workers import Processes, parcels
 from tests.simulations.test_training import charged, jobs, told  # noqa: F401 - a fixture
 
 ROUNDS = (1, 2)
@@ -88,4 +88,4 @@ def test_no_worker_is_bad_input():
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 100])
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_parcels_hold_every_job_once(count, workers):
-    assert [k for parcel in _parcels(count, workers) for k in parcel] == list(range(count))
+    assert [k for parcel in parcels(count, workers) for k in parcel] == list(range(count))
