@@ -121,7 +121,9 @@ def list_all(data: DataOption = DATA) -> None:
         state = _state(found.revoked_at_s, found.expires_at_s, now_s)
         times = (found.enrolled_at_s, found.seen_at_s, found.expires_at_s)
         table.add_row(str(found.id), found.label, *map(_when, times), state)
-    tickets = Table(Column("ticket", no_wrap=True), "label", "until", "state")
+    tickets = Table(
+        Column("ticket", no_wrap=True), "label", "until", Column("state", overflow="fold")
+    )
     for note in roster.tickets():
         state = _state(note.revoked_at_s, note.expires_at_s, now_s)
         if note.device_id is not None:

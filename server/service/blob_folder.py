@@ -19,8 +19,9 @@ class BlobFolder:
         self._models, self._updates, self._incoming = (
             folder / name for name in ("models", "updates", "incoming")
         )
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # updates can tell about the data
         for part in (self._models, self._updates, self._incoming):
-            part.mkdir(parents=True, exist_ok=True)
+            part.mkdir(exist_ok=True)
         for draft in self._models.glob(".draft-*"):
             draft.unlink()  # of a process that was killed
 

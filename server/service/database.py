@@ -67,6 +67,10 @@ tasks = sa.Table(
 def open_database(folder: Path) -> sa.Engine:
     """The store's database, made if there is none. Raises BadFile when the file is not one."""
     path = folder / FILE
+    try:
+        path.touch(mode=0o600)
+    except OSError as error:
+        raise BadFile(f"cannot keep a store in {folder}: {error.strerror}") from error
     engine = sa.create_engine(
         sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_S}
     )

@@ -16,6 +16,7 @@ from server.identity import DAY_S, issue_new, make_authority
 from server.keyring import AUTHORITY, make_coordinator, make_keys, read_identity, read_keys
 from server.service.database import open_database
 from server.service.roster import Roster
+from server.service.store import open_store
 from simulations.cli import app
 
 NOW_S = 1_800_000_000.0
@@ -147,3 +148,14 @@ def test_a_store_of_another_version_is_left_alone(tmp_path):
     (tmp_path / "noise" / "service.sqlite").write_bytes(b"no database " * 100)
     with pytest.raises(BadFile, match="cannot be used"):
         open_database(tmp_path / "noise")
+
+
+def test_the_store_is_its_owners(tmp_path):
+    store = open_store(tmp_path)
+    store.close()
+    assert stat.S_IMODE((tmp_path / "service.sqlite").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "blobs").stat().st_mode) == 0o700
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BadFile, match="cannot keep a store"):
+            open_store(folder)
