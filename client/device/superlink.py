@@ -8,6 +8,7 @@ sends is believed because of TLS. It has no way to wait, so it is asked every PO
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Container, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -41,6 +42,8 @@ from scheduler.files import read_bytes
 from .superlink_calls import HEARTBEAT_S, Calls
 from .vault import Vault
 
+log = logging.getLogger("fedpoet.device")
+
 POLL_S = 3.0  # what a SuperNode does
 KEY_RECORD = "superlink-key"
 Result = TypeVar("Result")
@@ -70,6 +73,7 @@ class SuperLink:
         wire = SuperLinkWire(self._address, calls, self._now_s)
         try:
             await wire.activate(registers=self._registers)
+            log.info("connected as node %d", calls.node_id)
             try:
                 yield wire
             finally:

@@ -103,6 +103,11 @@ class Calls:
             ],
         )
 
+    @property
+    def node_id(self) -> int:
+        """The id that the SuperLink drew; 0 before the node is active."""
+        return int(self._node.node_id)
+
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
