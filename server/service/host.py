@@ -164,6 +164,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", 16 * 1024),
         ("grpc.max_concurrent_streams", limits.connection_streams),
         ("grpc.server_handshake_timeout_ms", int(limits.handshake_s * 1000)),
+        ("grpc.max_connection_idle_ms", int(limits.idle_s * 1000)),
         # A device that is gone without a word is found out by these.
         ("grpc.keepalive_time_ms", int(limits.stall_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(limits.stall_s * 1000)),

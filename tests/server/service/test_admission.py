@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import socket
+import ssl
 import time
 
 import grpc
@@ -19,7 +21,7 @@ from protos import device_pb2_grpc
 from protos.trust import PROTOCOL, Role, enrollment_proof, read_ticket, write_ticket
 from scheduler.errors import Untrusted
 from server.identity import Identity, issue_new, new_key
-from server.keyring import make_authority, make_device, make_ticket
+from server.keyring import make_authority, make_device, make_ticket, write_identity
 from server.service.gate import CERTIFICATE, Gate
 from server.service.handlers import SERVICE
 from server.service.limits import Limits
@@ -269,3 +271,22 @@ def test_health_and_reflection(host):
         assert SERVICE == "fedpoet.v1.DeviceService"
         assert SERVICE in names
         assert found.file_descriptor_response.file_descriptor_proto
+
+
+def test_connections_without_calls_end(tmp_path, keys):
+    with hosted(tmp_path / "store", keys, Limits(idle_s=0.3)) as host, peer(host) as device:
+        write_identity(tmp_path, "device", device.identity)
+        (tmp_path / "authority.pem").write_bytes(keys.authority.certificate_pem)
+        context = ssl.create_default_context(cafile=tmp_path / "authority.pem")
+        context.load_cert_chain(tmp_path / "device.pem", tmp_path / "device.key")
+        context.set_alpn_protocols(["h2"])
+        waiting = device.wait()
+        with (
+            socket.create_connection(("localhost", host.port), 30) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as idle,
+        ):
+            idle.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+            while idle.recv(4096):  # until the service closes it; else the socket's timeout fails
+                pass
+        push(host, device.device_id)
+        device.next_task(waiting)  # the one with a Wait stayed
