@@ -162,7 +162,8 @@ class SimulatedGrid(Grid):
         if round_number > self._newest and not self._keeps_late:
             self._wanted = 0
         self._newest = max(self._newest, round_number)
-        sizes = {id(m.content): _sizes(m.content, self._numbers) for m in sent}
+        contents = {id(m.content): m.content for m in sent}  # most often one for all
+        sizes = {key: _sizes(content, self._numbers) for key, content in contents.items()}
         journeys = self._departures.journeys(
             rows,
             first=first,
