@@ -26,14 +26,6 @@ class Link:
     latency_s: float
     watts: float
 
-    def down_s(self, size_bytes: int) -> float:
-        """Seconds to receive a message."""
-        return self.latency_s + size_bytes / self.down_bytes_per_s
-
-    def up_s(self, size_bytes: int) -> float:
-        """Seconds to send a message."""
-        return self.latency_s + size_bytes / self.up_bytes_per_s
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
@@ -97,11 +89,6 @@ class DeviceKind:
     habits: Habits = Habits()
     thermal: Thermal = Thermal()
     sources: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def source(self) -> str:
-        """All sources in one text."""
-        return "; ".join(f"{number}: {text}" for number, text in self.sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -187,58 +174,3 @@ class Fleet(Columns):
     def rows(self, node: Nodes) -> Ints:
         """Rows of these nodes, which must be of the fleet."""
         return np.searchsorted(self.node, node).astype(np.int64)
-
-    @property
-    def devices(self) -> tuple[Device, ...]:
-        """One object per device, for small fleets."""
-        return tuple(
-            Device(node=int(n), kind=self.kinds[k], partition=int(p))
-            for n, k, p in zip(self.node, self.kind, self.partition, strict=True)
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """One device: its node id in the federation, its kind, and the partition of the data it holds."""
-
-    node: int
-    kind: DeviceKind
-    partition: int
-
-
-def plain_fleet(
-    name: str,
-    kinds: tuple[DeviceKind, ...],
-    kind: Ints,
-    *,
-    first_node: int = FIRST_NODE,
-    seed: int = 0,
-) -> Fleet:
-    """A device per entry of `kind`, each with a partition of its own: on mains, in UTC, all alike."""
-    count = len(kind)
-    link = [k.link for k in kinds]
-    at = np.asarray(kind, dtype=np.int32)
-
-    def gather(values: list[float]) -> Floats:
-        return np.array(values, dtype=np.float64)[at]
-
-    return Fleet(
-        name=name,
-        seed=seed,
-        kinds=kinds,
-        node=np.arange(first_node, first_node + count, dtype=np.uint64),
-        kind=at,
-        partition=np.arange(count, dtype=np.int64),
-        ram_bytes=np.array([k.ram_bytes for k in kinds], dtype=np.int64)[at],
-        down_bytes_per_s=gather([x.down_bytes_per_s for x in link]),
-        up_bytes_per_s=gather([x.up_bytes_per_s for x in link]),
-        latency_s=gather([x.latency_s for x in link]),
-        slowness=np.ones(count),
-        battery_j=np.full(count, np.inf),
-        battery_start=np.ones(count),
-        charge_w=np.zeros(count),
-        utc_offset_s=np.zeros(count),
-        drop_out=np.zeros(count),
-        trace=np.full(count, -1, dtype=np.int32),
-        split=Split(partitions=count),
-    )

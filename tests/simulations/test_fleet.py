@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.errors import BadFile, BadInput, UnknownName
-from simulations.fleet import ALWAYS, FIRST_NODE, Link
+from simulations.fleet import ALWAYS, FIRST_NODE
 from simulations.fleet_file import Number, fleet_names
 from simulations.population import apportioned, load_fleet
 
@@ -67,7 +67,8 @@ def test_a_shipped_fleet_loads_and_every_number_has_a_source(name):
 def test_ones_own_fleet_is_a_file(tmp_path):
     fleet = load_fleet(write(tmp_path, "devices = 2" + KIND), 3)
     assert fleet.name == "fleet"
-    assert [d.kind.name for d in fleet.devices] == ["board", "board"]
+    assert [k.name for k in fleet.kinds] == ["board"]
+    assert fleet.kind.tolist() == [0, 0]
     assert fleet.ram_bytes.tolist() == [64_000, 64_000]
     assert fleet.kinds[0].sources[0] == ("ram_bytes", "measured")
 
@@ -77,12 +78,6 @@ def test_a_profile_of_ones_own_is_found_beside_the_fleet(tmp_path):
     (tmp_path / "own.toml").write_text(own)
     text = ("devices = 1" + KIND).replace('"nrf52840"', '"own.toml"')
     assert load_fleet(write(tmp_path, text), 1).kinds[0].profile.ram_bytes == 262144
-
-
-def test_links_take_their_latency_and_the_bytes():
-    link = Link(down_bytes_per_s=1000, up_bytes_per_s=500, latency_s=0.5, watts=1)
-    assert link.down_s(2000) == 2.5
-    assert link.up_s(2000) == 4.5
 
 
 @RELAXED
@@ -386,11 +381,8 @@ def test_whatever_a_file_says_is_a_sound_fleet_or_one_line(data, name, junk):
 def test_the_fleet_of_the_documentation_is_one(tmp_path):
     text = (Path(__file__).parents[2] / "docs" / "fleets.md").read_text()
     least, day = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    assert [d.kind.name for d in load_fleet(write(tmp_path, least), 3).devices] == [
-        "sensor",
-        "hub",
-        "sensor",
-    ]
+    fleet = load_fleet(write(tmp_path, least), 3)
+    assert [fleet.kinds[k].name for k in fleet.kind] == ["sensor", "hub", "sensor"]
     with_day = least.replace("kinds.hub", "kinds.phone") + day
     (window,) = load_fleet(write(tmp_path, with_day), 3).kinds[1].habits.charging
     assert (window.start_h, window.share) == (22.5, 0.8)
