@@ -55,7 +55,7 @@ class Number(_Strict):
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        given = self.model_fields_set - {"source"}
+        given = {name for name, value in self if value is not None} - {"source"}
         if given not in ({"value"}, {"median", "sigma"}, {"low", "high"}, {"levels", "shares"}):
             raise ValueError(
                 "give a number, or one of: value; median and sigma; low and high; levels and shares"
