@@ -35,7 +35,7 @@ def bars_picture(
 ) -> str:
     """A bar for each row with its parts one after the other. `ends` are written where the bars end.
 
-    The axis ends at `whole`, if that is given. The legend has so many `columns`. `name` is unique in the page.
+    The axis ends at `whole`, if that is given. `columns` are the legend's. `name` is unique in the page.
     """
     lines = -(-len(parts) // columns)
     with drawing(name):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from ..baselines import keep_all
 from ..handling import decisions
@@ -58,18 +59,18 @@ def draw_ram(ax: Axes, plan: Plan, problem: Problem, title: str) -> None:
     ax.set_title(f"{title}: {human_bytes(own.peak_bytes)} of {human_bytes(budget)}")
     ax.yaxis.set_major_formatter(BYTES)
     ax.set_xlim(0, 1.02 * max(own.time_s, plain.time_s) or 1)
-    _count_time(ax, 4)
+    count_time(ax.xaxis, 4)
 
 
-def _count_time(ax: Axes, ticks: int) -> None:
+def count_time(axis: Axis, ticks: int) -> None:
     """Ticks of whole minutes or hours where the axis is long enough."""
-    ax.xaxis.set_major_formatter(SECONDS)
-    end_s = ax.get_xlim()[1]
+    axis.set_major_formatter(SECONDS)
+    end_s = axis.get_view_interval()[1]
     steps = [step for step in MINUTES if end_s / step <= ticks]
     if end_s >= 2 * MINUTES[0] and steps:
-        ax.xaxis.set_major_locator(MultipleLocator(steps[0]))
+        axis.set_major_locator(MultipleLocator(steps[0]))
     else:
-        ax.locator_params(axis="x", nbins=ticks)
+        axis.set_major_locator(MaxNLocator(nbins=ticks))
 
 
 def ram_pictures(plans: Sequence[tuple[str, Plan, Problem]], label: str, columns: int = 3) -> str:
@@ -104,7 +105,7 @@ def schedule_picture(plan: Plan, problem: Problem, name: str, label: str) -> str
         ax.set_ylim(len(shown) + 2.8, -0.8)
         ax.set_xlim(0, walked.end_s or 1)
         ax.grid(visible=False)
-        _count_time(ax, 8)
+        count_time(ax.xaxis, 8)
         ax.spines["left"].set_visible(False)
         return svg(made, name, label)
 
