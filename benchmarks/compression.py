@@ -1,7 +1,8 @@
 """What compressing updates costs and saves: `python -m benchmarks.compression`.
 
 `digits` is trained by FedAvg over its ten devices, each by its plan, once for each way of sending. Each
-update goes through the bytes that a device sends: sealed, compressed with what was lost before, encoded, decoded.
+update goes through the bytes that a device sends: sealed, compressed with what was lost before, encoded,
+decoded.
 """
 
 from __future__ import annotations
