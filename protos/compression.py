@@ -12,8 +12,10 @@ What is lost is the device's to keep and to add to its next change (error feedba
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 
 from scheduler.errors import BadInput, BadMessage
 
-from .arrays import Arrays, decode_arrays
+from .arrays import Arrays, decode_arrays, each_array
 
 _LEVELS = 127
 Floats = NDArray[np.float64]
@@ -101,6 +103,20 @@ def decompress(sent: Arrays, base: Arrays) -> dict[str, NDArray[Any]]:
 def decode_update(data: bytes, base: Arrays) -> dict[str, NDArray[Any]]:
     """The arrays of an update's blob, compressed or not; `base` is its task's model. Raises BadMessage."""
     return decompress(decode_arrays(data), base)
+
+
+def each_update_array(path: Path, model: Path) -> Iterator[tuple[str, NDArray[Any]]]:
+    """The arrays of an update in a file, compressed or not, one after the other; `model` is its task's file.
+
+    The model is read only for an update that is compressed. Raises BadMessage.
+    """
+    for name, group in groupby(each_array(path), key=lambda item: item[0].partition("#")[0]):
+        parts = dict(group)
+        if parts.keys() == {name}:
+            yield name, parts[name]
+            continue
+        base = {known: array for known, array in each_array(model) if known in {name, *parts}}
+        yield from decompress(parts, base).items()
 
 
 def _change(value: NDArray[Any], base: NDArray[Any], lost: Floats | None) -> Floats | None:

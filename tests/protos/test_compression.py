@@ -12,6 +12,7 @@ from protos.compression import (
     compress,
     decode_update,
     decompress,
+    each_update_array,
     parse_compression,
 )
 from scheduler.errors import BadInput, BadMessage
@@ -140,3 +141,27 @@ def test_compression_as_people_write_it():
     for text in ("zip", "int8:2", "top-k:", "top-k:0", "top-k:x", ":0.1"):
         with pytest.raises(BadInput):
             parse_compression(text)
+
+
+@pytest.mark.parametrize("how", [None, INT8, TOP], ids=["exact", "int8", "top-k"])
+def test_from_files_array_by_array_it_is_the_same(tmp_path, how):
+    base = model(0)
+    arrays = trained(base, 1)
+    sent = arrays if how is None else compress(arrays, base, {}, how)[0]
+    (tmp_path / "update").write_bytes(encode_arrays(sent))
+    if how is not None:  # an update that was not compressed needs no model
+        with pytest.raises(BadMessage):
+            dict(each_update_array(tmp_path / "update", tmp_path / "model"))
+        (tmp_path / "model").write_bytes(encode_arrays(base))
+    found = dict(each_update_array(tmp_path / "update", tmp_path / "model"))
+    wanted = decompress(sent, base)
+    assert list(found) == list(wanted)
+    assert all(found[name].tobytes() == value.tobytes() for name, value in wanted.items())
+
+
+def test_a_models_own_name_may_have_a_hash(tmp_path):
+    base = {"w#int8": np.ones(3, np.float32), "v": np.ones(2)}
+    for name in ("update", "model"):
+        (tmp_path / name).write_bytes(encode_arrays(base))
+    found = dict(each_update_array(tmp_path / "update", tmp_path / "model"))
+    assert found.keys() == base.keys()
