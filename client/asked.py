@@ -2,7 +2,8 @@
 
 from the coordinator   workload, seed, batch-size, local-epochs, deadline-factor, plan-time-limit-s,
                        proximal-mu
-from the device        device, ram-bytes, partition-id, page-dir, cache-dir, workload
+from the device        device, ram-bytes, partition-id, page-dir, cache-dir, workload; its owner's policy:
+                       charging, idle, unmetered, battery, quiet-hours ("22:00-07:00, 12:00-13:00")
 
 A number that is 0 or left out means the workload's or the device profile's own. The coordinator may name
 a workload that comes with fedpoet; a file is run only if the device itself names it.
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 from scheduler.errors import BadInput
 
+from .device.policy import Policy, parse_hours
 from .node import PLAN_TIME_LIMIT_S, Settings
 from .workload import BUILT_IN
 
@@ -42,6 +44,18 @@ def settings_from(run: Config, node: Config) -> Settings:
         page_dir=Path(page_dir) if page_dir else None,
         cache_dir=Path(cache_dir) if cache_dir else None,
         proximal_mu=_get(run, "proximal-mu", 0.0),
+    )
+
+
+def policy_from(node: Config) -> Policy:
+    """The owner's policy from the device's table. Raises BadInput for a value of another type."""
+    hours = _get(node, "quiet-hours", "")
+    return Policy(
+        charging=_get(node, "charging", False),
+        idle=_get(node, "idle", False),
+        unmetered=_get(node, "unmetered", False),
+        least_battery=_get(node, "battery", 0.0),
+        quiet_hours=tuple(parse_hours(part) for part in hours.split(",") if part.strip()),
     )
 
 

@@ -37,6 +37,9 @@ METRICS = frozenset(
     }
 )
 
+STANDING = frozenset({"battery", "charging", "idle", "unmetered", "free-ram-bytes", "ready"})
+"""What a device says of itself over Flower, where a coordinator asks before a round."""
+
 NAME_BYTES = 64
 DETAIL_BYTES = 500
 
@@ -227,10 +230,12 @@ def seal(arrays: Mapping[str, object], metrics: Mapping[str, object], allowed: M
     sealed: dict[str, NDArray[np.generic]] = {}
     for name, value in arrays.items():
         sealed[name] = _array(name, value, allowed)
-    numbers: dict[str, int | float] = {}
-    for name, value in metrics.items():
-        numbers[name] = _number(name, value)
-    return Update(arrays=sealed, metrics=numbers)
+    return Update(arrays=sealed, metrics=_numbers(metrics, METRICS))
+
+
+def seal_standing(standing: Mapping[str, object]) -> dict[str, int | float]:
+    """What the device says of itself, if all of it is on the list. Raises Refused with what is not."""
+    return _numbers(standing, STANDING)
 
 
 def failure(error: Exception) -> str:
@@ -267,7 +272,7 @@ def _require_listed(name: str, value: Any, listed: Field) -> None:
         released(value)
     elif name == "UpdateHeader.metrics":
         for key, number in value.items():
-            _number(key, getattr(number, number.WhichOneof("value") or "real"))
+            _number(key, getattr(number, number.WhichOneof("value") or "real"), METRICS)
     elif not isinstance(value, int | float):
         for item in value:
             _require_listed(name, item, listed)
@@ -285,10 +290,14 @@ def _array(name: str, value: object, allowed: Manifest) -> NDArray[np.generic]:
     return np.array(value, order="C", subok=False)
 
 
-def _number(name: str, value: object) -> int | float:
-    if name not in METRICS:
+def _numbers(values: Mapping[str, object], listed: frozenset[str]) -> dict[str, int | float]:
+    return {name: _number(name, value, listed) for name, value in values.items()}
+
+
+def _number(name: str, value: object, listed: frozenset[str]) -> int | float:
+    if name not in listed:
         raise Refused(
-            f"{name!r} is not a declared metric; declared are {', '.join(sorted(METRICS))}"
+            f"{name!r} is not a declared metric; declared are {', '.join(sorted(listed))}"
         )
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Refused(f"metric {name!r} is a {type(value).__name__}; a metric is one number")

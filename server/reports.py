@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,16 +34,44 @@ class Reports:
         return Reports(**{name: getattr(self, name)[mask] for name in self.__slots__})
 
 
-def plugged_in(nodes: list[int]) -> Reports:
-    """Reports of nodes that say nothing, as Flower's SuperNodes: on mains, idle, unmetered, willing."""
-    count = len(nodes)
-    yes = np.ones(count, dtype=np.bool_)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What one device says of itself: a row of Reports."""
+
+    charging: bool
+    idle: bool
+    unmetered: bool
+    battery: float
+    free_ram_bytes: int
+    can_train: bool
+
+
+PLUGGED_IN = Said(
+    charging=True,
+    idle=True,
+    unmetered=True,
+    battery=1.0,
+    free_ram_bytes=int(np.iinfo(np.int64).max),
+    can_train=True,
+)
+"""What is taken of a device that says nothing, as Flower's SuperNodes: on mains, idle, unmetered, willing."""
+
+
+def reports_of(said: Mapping[int, Said]) -> Reports:
+    """Reports of devices by node id."""
+    nodes = sorted(said)
+    rows = [said[node] for node in nodes]
     return Reports(
-        node=np.array(sorted(nodes), dtype=np.uint64),
-        charging=yes,
-        idle=yes,
-        unmetered=yes,
-        battery=np.ones(count),
-        free_ram_bytes=np.full(count, np.iinfo(np.int64).max),
-        can_train=yes,
+        node=np.array(nodes, dtype=np.uint64),
+        charging=np.array([row.charging for row in rows], dtype=np.bool_),
+        idle=np.array([row.idle for row in rows], dtype=np.bool_),
+        unmetered=np.array([row.unmetered for row in rows], dtype=np.bool_),
+        battery=np.array([row.battery for row in rows], dtype=np.float64),
+        free_ram_bytes=np.array([row.free_ram_bytes for row in rows], dtype=np.int64),
+        can_train=np.array([row.can_train for row in rows], dtype=np.bool_),
     )
+
+
+def plugged_in(nodes: list[int]) -> Reports:
+    """Reports of nodes that say nothing."""
+    return reports_of(dict.fromkeys(nodes, PLUGGED_IN))

@@ -206,6 +206,9 @@ class _Run:
                 sizes[id(content)] = content_bytes(content)
             tally.bytes_down += sizes[id(content)]
             tally.asked.append(node)
+            if not message_id:  # what a SuperLink returns for a node that it does not know
+                tally.refuse(node, "the node is not known any more", sent=False)
+                continue
             self._pending[message_id] = Pending(
                 message_id=message_id, node=node, version=self.number - 1, asked_s=asked_s
             )

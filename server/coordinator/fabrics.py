@@ -12,7 +12,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from server.federation import Pending
-from server.polling import Polling
+from server.polling import Polling, Query
 from server.reports import Reports
 from server.service.grid import ServiceGrid
 from server.service.host import ServiceHost
@@ -55,10 +55,13 @@ def service_fabric(host: ServiceHost, model: Model, run_id: int = RUN_ID) -> Fab
 
 
 def flower_fabric(
-    grid: Grid, now_s: Callable[[], float], pause_s: Callable[[float], None]
+    grid: Grid,
+    now_s: Callable[[], float],
+    pause_s: Callable[[float], None],
+    query: Query | None = None,
 ) -> Fabric:
     """Nodes of a SuperLink, which keeps messages for itself and cannot take them back."""
-    polling = Polling(grid, now_s, pause_s)
+    polling = Polling(grid, now_s, pause_s, query=query)
     return Fabric(grid=grid, wait=polling.wait, reports=polling.reports)
 
 

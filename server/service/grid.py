@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.app.error import Error
 from flwr.app.message import make_message
@@ -23,7 +22,7 @@ from protos.device_pb2 import Capabilities
 from protos.tasks import TASK_ID_BYTES, Task, encode_task, sign_task
 from protos.values import from_numbers
 from scheduler.errors import BadInput, BadMessage
-from server.reports import Reports
+from server.reports import Reports, Said, reports_of
 
 from .host import ServiceHost
 from .taskbook import Entry, NewTask, State
@@ -67,8 +66,7 @@ class ServiceGrid(Grid):
         self._changed = threading.Condition()
         self._expires_s: dict[bytes, float] = {}  # of tasks without a reply that was pulled
         self._answered: set[bytes] = set()  # those of them that have ended
-        TaskIdentity.task_id, TaskIdentity.run_id = TASK_ID, run_id
-        TaskIdentity.node_id = SUPERLINK_NODE_ID
+        _be_somebody(run_id)
         host.on_change(self._note)
         for kept in self._store.tasks.kept():
             self._expires_s[kept.id] = kept.expires_at_s
@@ -159,21 +157,20 @@ class ServiceGrid(Grid):
 
     def reports(self) -> Reports:
         """What the devices that wait for work said of themselves last."""
-        there = self._host.presence.there()
-        said = list(there.values())
-        return Reports(
-            node=np.array(list(there), dtype=np.uint64),
-            charging=np.array([c.charging for c in said], dtype=np.bool_),
-            idle=np.array([c.idle for c in said], dtype=np.bool_),
-            unmetered=np.array([c.unmetered for c in said], dtype=np.bool_),
-            battery=np.array(
-                [c.battery if c.HasField("battery") else 1.0 for c in said], dtype=np.float64
-            ),
-            free_ram_bytes=np.array(
-                [min(c.free_ram_bytes, c.ram_budget_bytes or c.free_ram_bytes) for c in said],
-                dtype=np.int64,
-            ),
-            can_train=np.array([self._can_train(c) for c in said], dtype=np.bool_),
+        return reports_of(
+            {
+                device_id: Said(
+                    charging=said.charging,
+                    idle=said.idle,
+                    unmetered=said.unmetered,
+                    battery=said.battery if said.HasField("battery") else 1.0,
+                    free_ram_bytes=min(
+                        said.free_ram_bytes, said.ram_budget_bytes or said.free_ram_bytes
+                    ),
+                    can_train=self._can_train(said),
+                )
+                for device_id, said in self._host.presence.there().items()
+            }
         )
 
     def asked(self) -> tuple[Asked, ...]:
@@ -270,6 +267,15 @@ class ServiceGrid(Grid):
             arrays[name] = Array(array)
         metrics = from_numbers(entry.header.metrics) if entry.header else {}
         return RecordDict({"arrays": arrays, "metrics": MetricRecord(dict(metrics))})
+
+
+def _be_somebody(run_id: int) -> None:
+    """Flower's messages name the task that makes them; within a ServerApp, Flower has said which."""
+    try:
+        _ = TaskIdentity.task_id
+    except RuntimeError:
+        TaskIdentity.task_id, TaskIdentity.run_id = TASK_ID, run_id
+        TaskIdentity.node_id = SUPERLINK_NODE_ID
 
 
 def _metadata(entry: Entry) -> Metadata:
