@@ -80,6 +80,7 @@ class Device:
     folder: Path
     port: int = 0
     options: tuple[str, ...] = ()
+    owner: tuple[str, ...] = OWNER
     process: subprocess.Popen | None = None
     id: int = 0
     _log: list[Path] = field(default_factory=list)
@@ -116,7 +117,7 @@ class Device:
         command = [
             *(BIN / "fedpoet", "join", "--coordinator", f"localhost:{self.port or self.host.port}"),
             *("--data", self.state_folder, "--workload", "digits"),
-            *OWNER,
+            *self.owner,
             *self.options,
             *options,
         ]
@@ -151,9 +152,15 @@ class Device:
 
 
 @contextlib.contextmanager
-def device(host: ServiceHost, folder: Path, *options: str, port: int = 0) -> Iterator[Device]:
+def device(
+    host: ServiceHost,
+    folder: Path,
+    *options: str,
+    port: int = 0,
+    owner: tuple[str, ...] = OWNER,
+) -> Iterator[Device]:
     """An enrolled device that waits for work."""
-    found = Device(host=host, folder=folder, port=port, options=options)
+    found = Device(host=host, folder=folder, port=port, options=options, owner=owner)
     try:
         found.start("--ticket", new_ticket(host))
         yield found

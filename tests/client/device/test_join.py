@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from client.node import Node, Settings
+from protos.compression import decode_update
 from server.service.taskbook import State
 from tests.client.device.joined import RAM_BYTES, device, eventually, new_ticket, state, task_for
 from tests.client.device.joined import update as update_of
@@ -69,6 +70,38 @@ def test_a_device_enrols_trains_waits_and_comes_back(host, tmp_path):
         assert kept == {"identity.sealed", "key.sealed", "plan", "seen.sealed"}
         assert joined.end(signal.SIGINT) == 0
         assert not host.store.tasks.open_for(joined.id, time.time())
+
+
+def test_a_machine_without_a_profile_is_measured_once(host, tmp_path):
+    with device(host, tmp_path / "device", "--ram", "64MB", owner=()) as joined:
+        assert host.presence.there()[joined.id].profile == "measured"
+        measured = joined.state_folder / "measured.toml"
+        written = measured.stat().st_mtime_ns
+        task = task_for(host, joined.id, model())
+        assert done(host, task, joined) is State.DONE
+        joined.end()
+        joined.start()
+        assert measured.stat().st_mtime_ns == written
+
+
+def test_compressed_updates_arrive_and_what_they_lack_comes_later(host, tmp_path):
+    arrays = model()
+    with device(host, tmp_path / "device", "--compress", "int8") as joined:
+        sent = []
+        for number in (1, 2):
+            task = task_for(host, joined.id, arrays, number=number)
+            assert done(host, task, joined) is State.DONE
+            data = host.store.blobs.update(task.task_id).read_bytes()
+            assert len(data) < 0.3 * task.model.size_bytes
+            sent.append(decode_update(data, arrays))
+        eventually("all to be tidy", lambda: not list(joined.state_folder.glob("task-*")))
+        assert len(list(joined.state_folder.glob("lost-*"))) == 1
+    plain = [expected(arrays, number) for number in (1, 2)]
+    for name in arrays:
+        first, both = sent[0][name] - plain[0][name], sent[0][name] + sent[1][name]
+        missing = both - (plain[0][name] + plain[1][name])
+        level = np.abs(plain[1][name] - arrays[name]).max() / 127
+        assert np.abs(missing).max() <= 0.6 * level + np.abs(first).max() / 127 + 1e-5
 
 
 def unplug(root: Path, *, online: bool) -> None:

@@ -32,7 +32,7 @@ from tests.e2e.test_flower import NODES, flower_config, run_app
 pytestmark = pytest.mark.slow
 
 SEED = 5  # what run_app asks for
-MOST_WAITING_BYTES = 130_000_000
+MOST_WAITING_BYTES = 120_000_000
 
 
 def resident_bytes(pid: int) -> int:
