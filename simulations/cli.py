@@ -16,7 +16,7 @@ import server.coordinator.cli
 from scheduler.cli import CacheOption, run
 from scheduler.errors import BadInput
 
-from . import fleet_cli
+from . import cli_reports, fleet_cli
 
 if TYPE_CHECKING:
     from server.coordinator.run import Model
@@ -40,6 +40,7 @@ client.device.cli.register(app)
 server.cli.register(app)
 server.coordinator.cli.register(app, _read_model)
 fleet_cli.register(app)
+cli_reports.register(app)
 
 RULES = "Rules of a round (also in the fleet file's \\[server] table)"
 

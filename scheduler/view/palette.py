@@ -69,6 +69,13 @@ TOGETHER = (
 )
 """Colours that stand beside each other in one picture, and so have to be told apart."""
 
+TOGETHER_ON_PAGES = (
+    ("again", "forward", "update", "paging", "grid"),
+    ("forward", "paging", "again", "radio", "resident", "grid"),
+    ("forward", "paging", "again", "update", "backward", "resident"),
+)
+"""The same of pictures that are never in the terminal."""
+
 
 def css_variables() -> str:
     """The colours as CSS variables, light or dark as the reader has it."""

@@ -142,8 +142,8 @@ def energy_table(run: Run, tallied: Tally, shares: Sequence[EnergyShare]) -> str
         return (
             escape(s.label),
             f"{s.messages:,}",
-            _range([human_s(p.time_s) for p in steps]),
-            _range([human_j(p.energy_j) for p in steps]),
+            _range([human_s(p.time_s) for p in steps])
+            + f"<small>{_range([human_j(p.energy_j) for p in steps])}</small>",
             human_s(s.busy_s),
             human_j(s.compute_j),
             human_j(s.again_j),
@@ -155,7 +155,7 @@ def energy_table(run: Run, tallied: Tally, shares: Sequence[EnergyShare]) -> str
         )
 
     head = (
-        "kind", "messages", "time of a step", "energy of a step", "at work", "computing",
+        "kind", "messages", "a step", "at work", "computing",
         "computing again", "paging", "idle power", "radio", "waiting", "battery, mean / most",
     )  # fmt: skip
     return table(head, (row(x, s) for x, s in zip(able_lines(run), shares, strict=True)))
@@ -185,9 +185,7 @@ def battery_picture(run: Run, tallied: Tally) -> str:
         drain.set_title("taken by a message: mean, most")
         level.set_xlim(0, 1)
         level.xaxis.set_major_formatter(PERCENT)
-        drain.xaxis.set_major_formatter("{x:.3%}" if drain.get_xlim()[1] < 0.001 else "{x:.2%}")
-        drain.locator_params(axis="x", nbins=4)
-        drain.set_xlim(left=0)
+        _scale_drain(drain, float(tallied.most_drained.max()))
         for ax in (level, drain):
             ax.set_ylim(len(lines) - 0.5, -0.5)
             ax.grid(visible=True, axis="x")
@@ -198,11 +196,19 @@ def battery_picture(run: Run, tallied: Tally) -> str:
         return svg(made, "battery", "Battery levels and drain by kind of device")
 
 
+def _scale_drain(ax: Axes, most: float) -> None:
+    if most <= 0:
+        ax.text(0.02, 0.5, "nothing: they were charging", transform=ax.transAxes, va="center")
+    ax.set_xlim(0, 1.1 * most or 1)
+    ax.xaxis.set_major_formatter("{x:.3%}" if most < 0.001 else "{x:.2%}")
+    ax.locator_params(axis="x", nbins=4)
+
+
 def _draw_levels(ax: Axes, place: int, counts: Ints) -> None:
     below = np.cumsum(counts) / counts.sum()
     low, lower, middle, upper, high = (
         float(np.searchsorted(below, q)) / (LEVELS - 1) for q in QUANTILES
     )
-    ax.plot([low, high], [place, place], color=COLOURS["resident"], linewidth=1.5)
-    ax.plot([lower, upper], [place, place], color=COLOURS["resident"], linewidth=8)
-    ax.plot([middle], [place], "o", color=COLOURS["forward"], markersize=6)
+    for ends, width in (((low, high), 1.5), ((lower, upper), 8.0)):
+        ax.plot(ends, [place, place], color=COLOURS["resident"], lw=width, clip_on=False)
+    ax.plot([middle], [place], "o", color=COLOURS["forward"], markersize=6, clip_on=False)

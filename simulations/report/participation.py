@@ -26,10 +26,9 @@ OUTCOMES = (
     ("used", (Outcome.AGGREGATED,), "forward"),
     ("too late", (Outcome.LATE,), "paging"),
     ("refused or failed", (Outcome.REFUSED, Outcome.FAILED), "again"),
-    ("dropped out", (Outcome.DROPPED_OUT,), "plain"),
-    ("went offline", (Outcome.WENT_OFFLINE,), "idle"),
-    ("battery empty", (Outcome.BATTERY_EMPTY,), "budget"),
-    ("unfinished", (Outcome.UNFINISHED,), "line"),
+    ("dropped out or went offline", (Outcome.DROPPED_OUT, Outcome.WENT_OFFLINE), "radio"),
+    ("battery empty", (Outcome.BATTERY_EMPTY,), "resident"),
+    ("under way when the run ended", (Outcome.UNFINISHED,), "grid"),
 )
 
 
@@ -105,7 +104,7 @@ def _unheard(run: Run, tallied: Tally) -> str:
 def participation_picture(took: Sequence[Took]) -> str:
     """Each line of the fleet as a whole, by how often its devices took part."""
     shares = [[part / max(1, t.devices) for part in t.parts()] for t in took]
-    named = [("cannot train", "budget", 1.0), ("never asked", "idle", 1.0)]
+    named = [("cannot train", "again", 1.0), ("never asked", "grid", 1.0)]
     named.append(("asked, no update used", "paging", 1.0))
     named += [(_updates(low, high), "forward", strength) for low, high, strength in UPDATES]
     return bars_picture(

@@ -28,7 +28,7 @@ BEYOND = 1.6  # a time line ends at so many times the round, though a message ma
 
 PHASES = (
     ("wait_down_s", "paging", "waits for the link"),
-    ("down_s", "backward", "receives"),
+    ("down_s", "again", "receives"),
     ("train_s", "forward", "trains"),
     ("wait_up_s", "paging", ""),
     ("up_s", "update", "sends"),
@@ -59,8 +59,8 @@ def rounds_picture(rounds: Sequence[RoundRecord]) -> str:
         for ax in (length, updates):
             _draw_skipped(ax, [r.round for r in shown if r.skipped is not None])
             ax.set_xlabel("round")
-            ax.set_ylim(bottom=0)
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        updates.set_ylim(bottom=0)
         _scale(length, seconds)
         return svg(made, "rounds", "How long rounds took, and how many updates they used")
 
@@ -81,6 +81,7 @@ def _scale(ax: Axes, seconds: Sequence[float]) -> None:
         ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_title("how long rounds took (logarithmic)")
     else:
+        ax.set_ylim(bottom=0)
         count_time(ax.yaxis, 5)
         ax.set_title("how long rounds took")
 

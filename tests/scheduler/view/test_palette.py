@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from scheduler.view.palette import DARK, LIGHT, TERMINAL, TOGETHER
+from scheduler.view.palette import DARK, LIGHT, TERMINAL, TOGETHER, TOGETHER_ON_PAGES
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
 SEEN_BY = {
@@ -59,7 +59,8 @@ def lab(colour: str, seen_by: str) -> np.ndarray:
     ids=["light", "dark", "light terminal", "dark terminal"],
 )
 def test_colours_of_one_picture_are_far_apart(colours: dict[str, str], seen_by: str) -> None:
-    for group in TOGETHER:
+    on_page = colours.keys() == LIGHT.keys()
+    for group in (*TOGETHER, *(TOGETHER_ON_PAGES if on_page else ())):
         for one, other in itertools.combinations([name for name in group if name in colours], 2):
             difference = np.linalg.norm(lab(colours[one], seen_by) - lab(colours[other], seen_by))
             assert difference > 20, (one, other)
