@@ -16,8 +16,9 @@ from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from protos.arrays import each_array, write_arrays
+from protos.arrays import write_arrays
 from protos.blobs import Blob
+from protos.compression import each_update_array
 from protos.device_pb2 import Capabilities
 from protos.tasks import TASK_ID_BYTES, Task, encode_task, sign_task
 from protos.values import from_numbers
@@ -263,7 +264,9 @@ class ServiceGrid(Grid):
 
     def _content(self, entry: Entry) -> RecordDict:
         arrays = ArrayRecord()
-        for name, array in each_array(self._store.blobs.update(entry.task.task_id)):
+        blobs, task = self._store.blobs, entry.task
+        update, model = blobs.update(task.task_id), blobs.model(task.model.digest)
+        for name, array in each_update_array(update, model):
             arrays[name] = Array(array)
         metrics = from_numbers(entry.header.metrics) if entry.header else {}
         return RecordDict({"arrays": arrays, "metrics": MetricRecord(dict(metrics))})
