@@ -204,8 +204,10 @@ class Taskbook:
             )
 
     def models_needed(self) -> set[bytes]:
-        """Digests of the models of open tasks."""
-        query = sa.select(tasks.c.model_digest).where(tasks.c.state == State.OPEN).distinct()
+        """Digests of the models of open tasks, and of those whose update may be a change of its model."""
+        waits = (tasks.c.state == State.DONE) & tasks.c.forgotten.is_(False)
+        needed = (tasks.c.state == State.OPEN) | waits
+        query = sa.select(tasks.c.model_digest).where(needed).distinct()
         with self._engine.connect() as db:
             return set(db.execute(query).scalars())
 
