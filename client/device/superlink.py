@@ -20,6 +20,7 @@ import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from client.outbox import seal_standing
 from protos.arrays import decode_arrays
 from protos.device_pb2 import (
     Capabilities,
@@ -97,6 +98,7 @@ class SuperLinkWire:
     def __init__(self, address: str, calls: Calls, now_s: Callable[[], float]) -> None:
         self._address, self._calls, self._now_s = address, calls, now_s
         self._calling = asyncio.Lock()
+        self._capabilities = Capabilities()
         self.limits = HelloReply()
 
     async def activate(self, *, registers: bool) -> None:
@@ -112,7 +114,8 @@ class SuperLinkWire:
             await self._told(self._calls.deactivate)
 
     async def report(self, capabilities: Capabilities) -> None:
-        """A SuperLink asks for nothing of the kind."""
+        """Kept until the coordinator asks, in a message to this node."""
+        self._capabilities = capabilities
 
     async def notices(self, held: Iterable[bytes]) -> AsyncIterator[Notice]:  # noqa: ARG002 (a Wire's)
         """Tasks as they come. A message counts as received only once its task has been taken on."""
@@ -126,6 +129,10 @@ class SuperLinkWire:
                 await asyncio.sleep(POLL_S)
                 continue
             message, task = pulled
+            if task is None:
+                standing = seal_standing(_standing(self._capabilities))
+                await self._told(partial(self._calls.tell, message, standing))
+                continue
             yield Notice(task=SignedTask(task=encode_task(task)))
             await self._told(partial(self._calls.confirm, message))
 
@@ -203,3 +210,15 @@ def load_key(vault: Vault, path: Path | None) -> ec.EllipticCurvePrivateKey:
             f"{path or vault.folder}: not a key on an elliptic curve; use ecdsa, 384 bits"
         )
     return key
+
+
+def _standing(said: Capabilities) -> dict[str, int | float]:
+    """The report in the words of an answer to a query; no battery is said of on mains."""
+    standing: dict[str, int | float] = {
+        "charging": int(said.charging),
+        "idle": int(said.idle),
+        "unmetered": int(said.unmetered),
+        "free-ram-bytes": min(said.free_ram_bytes, said.ram_budget_bytes),
+        "ready": int(said.ready),
+    }
+    return standing | {"battery": said.battery} if said.HasField("battery") else standing

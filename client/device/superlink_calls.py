@@ -6,7 +6,7 @@ A run's configuration is read from its app bundle; no code in there is ever run.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -58,6 +58,7 @@ from . import ask
 from .ask import Described
 from .vault import Vault
 
+QUERY = "query"  # the message type with which a coordinator asks how things stand
 HEARTBEAT_S = float(HEARTBEAT_DEFAULT_INTERVAL)
 
 
@@ -130,12 +131,14 @@ class Calls:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_S)
         return bool(self._client.SendNodeHeartbeat(request).success)
 
-    def pull(self) -> tuple[FlowerMessage, Task] | None:
-        """The next message, its model and what answers it in the vault."""
+    def pull(self) -> tuple[FlowerMessage, Task | None] | None:
+        """The next message, and its task with model and envelope in the vault; no task for a query."""
         found = self._client.PullMessages(PullMessagesRequest(node=self._node))
         if not found.messages_list:
             return None
         message = message_from_proto(found.messages_list[0])
+        if message.metadata.message_type == QUERY:
+            return message, None
         config = self._config(message.metadata.run_id)
         content = self._content(message, found.message_object_trees[0])
         config |= {
@@ -209,17 +212,26 @@ class Calls:
         """Answer the message of a task with arrays and metrics, as the ClientApp of fedpoet does."""
         record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
         content = RecordDict({"arrays": record, "metrics": MetricRecord(dict(metrics))})
-        self._push(task_id, content=content)
+        self._push(self._asked(task_id), content=content)
 
     def refuse(self, task_id: bytes, reason: str) -> None:
         """Answer the message of a task with an error."""
-        self._push(task_id, error=Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason))
+        error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+        self._push(self._asked(task_id), error=error)
 
-    def _push(self, task_id: bytes, **what: Any) -> None:
+    def tell(self, query: FlowerMessage, standing: Mapping[str, int | float]) -> None:
+        """Answer a query with how things stand, sealed."""
+        content = RecordDict({"standing": MetricRecord(dict(standing))})
+        self._push(query.metadata, content=content)
+
+    def _asked(self, task_id: bytes) -> Metadata:
+        """Which message a task came from."""
         kept = self._vault.get(ask.envelope_record(task_id.hex()))
         if kept is None:
             raise TurnedAway("the message of this task is gone from the vault")
-        asked = message_from_proto(MessageProto.FromString(kept)).metadata
+        return message_from_proto(MessageProto.FromString(kept)).metadata
+
+    def _push(self, asked: Metadata, **what: Any) -> None:
         reply = make_message(_reply_metadata(asked, self._node.node_id, self._now_s()), **what)
         with no_object_id_recompute():
             reply.metadata.__dict__["_message_id"] = reply.object_id  # there is no setter
