@@ -27,7 +27,7 @@ from tests.e2e.flower_processes import (
     processes,
     wait_for,
 )
-from tests.e2e.test_flower import NODES, flower_config, run_app
+from tests.e2e.test_flower import BUNDLE, NODES, flower_config, run_app
 
 pytestmark = pytest.mark.slow
 
@@ -120,14 +120,17 @@ def federated(rounds: int) -> dict[str, np.ndarray]:
     return arrays
 
 
-def test_a_device_registers_itself_and_comes_back_after_a_kill(tmp_path):
+def test_devices_register_come_back_after_a_kill_and_say_how_things_stand(tmp_path):
     (link_port,) = free_ports(1)
+    (tmp_path / "blind").mkdir()  # nobody tells anything below this root
+    unwilling = ("--idle", "--facts-root", tmp_path / "blind")
     with processes(tmp_path) as group:
         group.start("superlink", "flower-superlink", "--insecure", "--port", link_port)
         wait_for("the SuperLink", lambda: is_open(link_port), 60)
         address = f"127.0.0.1:{link_port}"
         flower_config(group, address, insecure="true")
-        devices = [join(group, number, address, "--insecure") for number in range(len(NODES))]
+        devices = [join(group, number, address, "--insecure") for number in range(2)]
+        join(group, 2, address, "--insecure", *unwilling)
         ready(group)
         devices[1].kill()
         devices[1].wait()
@@ -136,9 +139,15 @@ def test_a_device_registers_itself_and_comes_back_after_a_kill(tmp_path):
         (group.folder / "device-1.log").unlink()
         join(group, 1, address, "--insecure")
         ready(group)
-        run_app(group, tmp_path / "out", "digits", rounds=1)
-    rounds = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(rounds[-1])["refused"] == []
+        out = tmp_path / "out"
+        config = f'out="{out}" workload="digits" num-rounds=1 query-s=15.0 seed={SEED}'
+        group.run("flwr", "flwr", "run", BUNDLE, "link", "--run-config", config)
+        wait_for("the model", (out / "model.safetensors").exists, 150)
+        log = (group.folder / "device-2.log").read_text()
+    assert "round 1" not in log
+    rounds = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert {update["partition-id"] for update in rounds[-1]["devices"]} == {0, 1}
+    assert rounds[-1]["refused"] == []
 
 
 def test_nothing_else_goes_to_a_superlink():
