@@ -64,7 +64,7 @@ def main() -> None:
     )
     print(f"most memory: {memory[-1]:,.0f} MiB; after round 10: {memory[min(10, asked.rounds)]:,.0f} MiB")
     if asked.profile:
-        pstats.Stats(profiler).sort_stats("cumulative").print_stats(45)
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
 
 
 if __name__ == "__main__":

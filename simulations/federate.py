@@ -38,6 +38,7 @@ from .results import KindPlan, LeftOut, RoundRecord, round_record
 from .training import InProcess, Recipe, Work, untrained
 from .workers import Processes
 
+AHEAD = 8  # devices per worker that train at once where replies come one by one
 CHECKPOINT_EVERY_S = 5.0  # of real time: what a run that is killed may lose
 
 
@@ -158,6 +159,7 @@ def _grid(stage: Stage, work: Work) -> SimulatedGrid:
         numbers=len(METRICS) - (not peaks),
         keeps_late=config.rules().keeps_late,
         slots=config.link_slots,
+        batch=AHEAD * (stage.machine.workers or 1),
         on_reply=stage.watcher.on_reply,
         on_failure=stage.watcher.on_failure,
         resume=fabric,

@@ -27,7 +27,7 @@ from .checkpoint import Fabric
 from .clock import VirtualClock
 from .departures import Departures
 from .identity import be_server
-from .journey import End, Journey, Phase
+from .journey import End, Journey, Phase, arrives_s
 from .ledger import Settled
 from .presence import Presence
 from .traffic import Traffic
@@ -46,7 +46,8 @@ class SimulatedGrid(Grid):
     `work` trains, and `context_of` gives the context of the device in a row of the fleet. `numbers` is how
     many metrics an update has: its size is known before it is there. With `keeps_late`, the coordinator uses
     replies that come after their round; else such a device finds that nobody wants its update. `slots`
-    is how many messages the coordinator's link carries at a time. `resume` is the fleet after a round of a
+    is how many messages the coordinator's link carries at a time. Where replies are pulled one by one, up
+    to `batch` devices train at once: those whose replies come next. `resume` is the fleet after a round of a
     run that was stopped. `on_reply` is told of each reply's node when it is pulled, `on_failure` of what
     stays in the log of a device that failed.
     """
@@ -61,6 +62,7 @@ class SimulatedGrid(Grid):
         numbers: int,
         keeps_late: bool = False,
         slots: int | None = None,
+        batch: int = 1,
         on_reply: Callable[[int], None] = lambda _: None,
         on_failure: Callable[[int, str], None] = lambda *_: None,
         resume: Fabric | None = None,
@@ -70,6 +72,7 @@ class SimulatedGrid(Grid):
         self._fleet = departures.fleet
         self._numbers, self._keeps_late, self._on_reply = numbers, keeps_late, on_reply
         self._sent = self._newest = self._wanted = 0
+        self._batch, self._done = batch, dict[int, Done]()
         self._arrived: dict[int, Journey] = {}
         self._messages: dict[int, Message] = {}
         self._settled: list[Settled] = []
@@ -184,12 +187,11 @@ class SimulatedGrid(Grid):
         """Replies that have come, each once, in the order in which they came."""
         asked = set(map(int, message_ids))
         due = [journey for number, journey in self._arrived.items() if number in asked]
-        trained = [j for j in due if j.end is End.ARRIVED and self._is_wanted(j)]
-        jobs = [
-            Job(message=self._messages[j.number], context=self._context_of(j.row)) for j in trained
-        ]
-        done = dict(zip((j.number for j in trained), self._work(jobs) if jobs else (), strict=True))
-        return [self._settle(journey, done.get(journey.number)) for journey in due]
+        wanted = [j for j in due if j.end is End.ARRIVED and self._is_wanted(j)]
+        missing = [j for j in wanted if j.number not in self._done]
+        if missing:
+            self._train([*missing, *self._soon(self._batch - len(missing), missing)])
+        return [self._settle(journey, self._done.pop(journey.number, None)) for journey in due]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -200,6 +202,23 @@ class SimulatedGrid(Grid):
         return self.pull_messages(ids)
 
     # Inside.
+
+    def _train(self, journeys: Iterable[Journey]) -> None:
+        jobs = {
+            j.number: Job(message=self._messages[j.number], context=self._context_of(j.row))
+            for j in journeys
+        }
+        self._done |= zip(jobs, self._work(list(jobs.values())), strict=True)
+
+    def _soon(self, most: int, after: list[Journey]) -> list[Journey]:
+        """Journeys whose updates will be asked for after some, as far as can be told."""
+        if most <= 0 or not self._keeps_late:
+            return []
+        under_way = [j for j in self._traffic.under_way if arrives_s(j) < math.inf]
+        arrived = [j for j in self._arrived.values() if j.end is End.ARRIVED]
+        soon = [*arrived, *sorted(under_way, key=arrives_s)]
+        known = self._done.keys() | {j.number for j in after}
+        return [j for j in soon if j.number not in known][:most]
 
     def _is_wanted(self, journey: Journey) -> bool:
         return self._keeps_late or journey.round == self._newest

@@ -103,6 +103,16 @@ def enter(journey: Journey, phase: Phase, now_s: float, order: int) -> None:
         )
 
 
+def arrives_s(journey: Journey) -> float:
+    """When it will arrive if nobody has to wait for a slot; infinity if it is known that it will not."""
+    if journey.phase >= Phase.SILENT or journey.end is not End.UNDER_WAY:
+        return math.inf
+    left_s = [journey.down_s, journey.train_s, journey.up_s]
+    begun = {Phase.DOWN: 1, Phase.TRAINS: 2, Phase.WAITS_UP: 2, Phase.UP: 3}.get(journey.phase, 0)
+    arrives_s = journey.until_s + sum(left_s[begun:])
+    return arrives_s if arrives_s <= journey.leaves_s else math.inf
+
+
 def move_on(journey: Journey, now_s: float, order: int, queues: bool) -> None:
     """End the phase and begin the next: at `until_s`, or before when it was waiting and has got a slot.
 

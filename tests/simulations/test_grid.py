@@ -140,6 +140,36 @@ def test_nobody_trains_for_a_round_that_has_ended():
     assert trained == [101, 101]
 
 
+def test_devices_whose_replies_come_next_train_together():
+    calls = []
+
+    class Counted(InProcess):
+        def __call__(self, jobs):
+            calls.append([job.context.node_id for job in jobs])
+            return super().__call__(jobs)
+
+    fleet = fleet_with([kind_of()], 4, drop_out=[0.0, 0.0, 0.0, 1.0])
+    charges = Charges(
+        time_s=np.array([2.0]), energy_j=np.array([1.0]), steps=lambda row: (5, 1, 2, 1)[row]
+    )
+    grid = SimulatedGrid(
+        VirtualClock(),
+        Departures(fleet=fleet, charges=charges),
+        Counted(echo()),
+        lambda row: Context(RUN_ID, int(fleet.node[row]), {}, RecordDict(), {}),
+        numbers=UP_NUMBERS,
+        keeps_late=True,
+        batch=2,
+    )
+    ids = list(grid.push_messages(messages([100, 101, 102, 103])))
+    replies = []
+    while len(replies) < 4:
+        grid.wait(math.inf, 1)
+        replies += [r.metadata.src_node_id for i in ids for r in grid.pull_messages([i])]
+    assert calls == [[101, 102], [100]]  # 103 will drop out
+    assert replies == [101, 102, 100, 103]
+
+
 def test_who_goes_offline_is_noticed_after_the_silence():
     day = Habits(online=(Window(start_h=0.0, hours=5.0 / 3600),))
     fleet = fleet_with([kind_of(day)], 3)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import functools
+import gc
+import logging
+import tracemalloc
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -184,6 +187,27 @@ def test_a_fleet_may_divide_the_data_anew(simulate, config, fleet_file, tmp_path
     assert batches[-1] > 1.5 * batches[0]
     assert sum(batches) * size <= examples
     assert sum(batches) * size > examples / 2  # 3 of 4 devices can train
+
+
+def test_memory_does_not_grow_with_the_rounds(simulate, config, fleet_file, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "flwr")  # what the test itself would keep
+    held = {}
+
+    def on_round(record):
+        if record.round == 20:
+            tracemalloc.start()  # what is there already does not count
+        elif record.round in (30, 90):
+            gc.collect()
+            held[record.round] = tracemalloc.get_traced_memory()[0]
+        if record.round == 90:
+            tracemalloc.stop()
+
+    text = fleet_file.read_text().replace("devices = 4", "devices = 40\n[data]\nshared = true")
+    (tmp_path / "large.toml").write_text(text)
+    changes = {"fleet": str(tmp_path / "large.toml"), "rounds": 91, "training": "none"}
+    simulate(replace(config, **changes), tmp_path / "run", runs.Watcher(on_round=on_round))
+    messages = 30 * 60
+    assert held[90] - held[30] < messages * 50  # bytes; a row takes 172, and its message much more
 
 
 def test_nobody_online_is_a_round_that_says_why(simulate, config, fleet_file, tmp_path):
