@@ -130,7 +130,7 @@ def _calls(host: Any, device: Peer, rng: random.Random) -> Iterator[tuple[str, A
     while True:
         tasks = [push(host, device.device_id) for _ in range(4)]
         good = _good(device, tasks)
-        for _ in range(500):
+        for _ in range(100):
             name = rng.choices(
                 [*good, "SendUpdate"], [*(1 if n in ENDING else 20 for n in good), 60]
             )[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import io
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -77,15 +78,15 @@ class NullDevice:
         async for chunk in link.model(task.model.digest, 0):
             pieces += arriving.take(chunk)
         arriving.finish()
-        data = encode_arrays(
-            null_update(decode_arrays(bytes(pieces)), self.partition, task.round_number)
-        )
+        model = bytes(pieces)
+        data = encode_arrays(null_update(decode_arrays(model), self.partition, task.round_number))
         blob = blob_of(io.BytesIO(data))
         header = pb.UpdateHeader(
             task_id=task.task_id,
             digest=blob.digest,
             size_bytes=blob.size_bytes,
             metrics=to_numbers(null_metrics(self.partition)),
+            model_digest=hashlib.sha256(model).digest(),
         )
         known = await link.update_offset(task.task_id, blob.digest)
         if not known.HasField("receipt"):

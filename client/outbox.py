@@ -102,6 +102,8 @@ EGRESS: Mapping[str, Mapping[str, Field]] = {
         "size_bytes": Field(tells="size of the update"),
         "offset_bytes": _OFFSET,
         "metrics": Field(tells="the declared metrics: " + ", ".join(sorted(METRICS))),
+        "model_digest": _DIGEST,
+        "plan_digest": _texts(32, "digest of the coordinator's plan, if that was followed"),
     },
     "Number": {"integer": Field(tells="a metric"), "real": Field(tells="a metric")},
     "Chunk": {

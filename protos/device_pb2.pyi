@@ -283,7 +283,7 @@ class UpdatePart(_message.Message):
     def __init__(self, header: _Optional[_Union[UpdateHeader, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
 
 class UpdateHeader(_message.Message):
-    __slots__ = ("task_id", "digest", "size_bytes", "offset_bytes", "metrics")
+    __slots__ = ("task_id", "digest", "size_bytes", "offset_bytes", "metrics", "model_digest", "plan_digest")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -296,12 +296,16 @@ class UpdateHeader(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
     task_id: bytes
     digest: bytes
     size_bytes: int
     offset_bytes: int
     metrics: _containers.MessageMap[str, Number]
-    def __init__(self, task_id: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., metrics: _Optional[_Mapping[str, Number]] = ...) -> None: ...
+    model_digest: bytes
+    plan_digest: bytes
+    def __init__(self, task_id: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., metrics: _Optional[_Mapping[str, Number]] = ..., model_digest: _Optional[bytes] = ..., plan_digest: _Optional[bytes] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("task_id", "digest", "received_at_s")

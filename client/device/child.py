@@ -99,9 +99,10 @@ class Apprentice:
 
     def _train(self, message: Train) -> Trained:
         task = self._task(message.task)
-        arrays = decode_arrays(self._kept(ask.model_record(task.model.digest.hex())))
+        model = self._kept(ask.model_record(task.model.digest.hex()))
+        arrays = decode_arrays(model)
         node = Node(self._settings(task, message.workload), self._prepared, self._load)
-        self._prepare(node, task)
+        plan = self._prepare(node, task)
         began_s = time.monotonic()
         update = node.train(arrays, int(str(task.config.get("server-round", task.round_number))))
         _log.info("task %s trained in %.3f s", message.task, time.monotonic() - began_s)
@@ -111,6 +112,8 @@ class Apprentice:
             digest=hashlib.sha256(blob).digest(),
             size_bytes=len(blob),
             metrics=to_numbers(update.metrics),
+            model_digest=hashlib.sha256(model).digest(),
+            plan_digest=hashlib.sha256(task.plan_hints).digest() if _is(plan, task) else b"",
         )
         self._vault.put(ask.blob_record(message.task), blob)
         self._vault.put(ask.update_record(message.task), header.SerializeToString())
@@ -140,13 +143,17 @@ class Apprentice:
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
-    def _prepare(self, node: Node, task: Task) -> None:
-        """A plan from before, or the coordinator's hint, saves solving, where it passes `check` here."""
+    def _prepare(self, node: Node, task: Task) -> bytes:
+        """The plan, encoded.
+
+        One from before, or the coordinator's hint, saves solving, where it passes `check` here.
+        """
         record = ask.plan_record(task.workload_digest.hex())
         kept = self._vault.get(record)
         prepared = node.prepare(_plan(kept) or _plan(task.plan_hints))
         if (data := encode_plan(prepared.solution.plan)) != kept:
             self._vault.put(record, data)
+        return data
 
     def _blob(self, update: Update, base: Arrays, task: Task) -> bytes:
         asked = self._owner.compression or str(task.config.get("compression", ""))
@@ -163,6 +170,12 @@ class Apprentice:
 
 def _digest(workload: Workload) -> bytes:
     return workload_digest(workload.name, forms(initial_arrays(workload, seed=0)))
+
+
+def _is(plan: bytes, task: Task) -> bool:
+    """Whether a plan, encoded, is the one that came with the task."""
+    hinted = _plan(task.plan_hints)
+    return hinted is not None and encode_plan(hinted) == plan
 
 
 def _plan(data: bytes | None) -> Plan | None:

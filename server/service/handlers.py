@@ -54,7 +54,7 @@ class Handlers:
 
     def __init__(self, around: Around) -> None:
         self._around = around
-        self._uploads = Uploads(around.store, around.limits, around.pool, around.now_s)
+        self._uploads = Uploads(around.store, around.limits, around.pool, around.now_s, self._end)
 
     def registered(self, calls: Calls) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
         """All methods by name."""

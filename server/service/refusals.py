@@ -29,6 +29,8 @@ class Reason(enum.StrEnum):
     NO_SUCH_TASK = "no-such-task"
     NO_SUCH_MODEL = "no-such-model"
     TASK_ENDED = "task-ended"
+    WRONG_MODEL = "wrong-model"
+    WRONG_PLAN = "wrong-plan"
     REPLAYED = "replayed"
     REPLACED = "replaced"
     NO_ROOM = "no-room"
@@ -55,6 +57,8 @@ STATUS = {
     Reason.NO_SUCH_TASK: _Code.NOT_FOUND,
     Reason.NO_SUCH_MODEL: _Code.NOT_FOUND,
     Reason.TASK_ENDED: _Code.FAILED_PRECONDITION,
+    Reason.WRONG_MODEL: _Code.FAILED_PRECONDITION,
+    Reason.WRONG_PLAN: _Code.FAILED_PRECONDITION,
     Reason.REPLAYED: _Code.ALREADY_EXISTS,
     Reason.REPLACED: _Code.ABORTED,
     Reason.LEFT: _Code.ABORTED,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from protos import device_pb2 as pb
 from protos.blobs import DIGEST_BYTES, Blob
-from protos.tasks import TASK_ID_BYTES
+from protos.tasks import TASK_ID_BYTES, Task
 from protos.trust import PROTOCOL
 from protos.values import from_numbers
 
@@ -54,7 +56,17 @@ def check_header(header: pb.UpdateHeader, limits: Limits) -> Blob:
             Reason.TOO_LARGE, f"a metric's name has more than {limits.name_chars} characters"
         )
     from_numbers(header.metrics)
+    if len(header.model_digest) != DIGEST_BYTES or len(header.plan_digest) not in (0, DIGEST_BYTES):
+        raise Refusal(Reason.MALFORMED, f"digests of model and plan have {DIGEST_BYTES} bytes")
     return blob
+
+
+def require_as_asked(header: pb.UpdateHeader, task: Task) -> None:
+    """Raise Refusal unless the update was made from the task's model, and by no plan but the task's."""
+    if header.model_digest != task.model.digest:
+        raise Refusal(Reason.WRONG_MODEL, "the update began with another model than the task's")
+    if header.plan_digest and header.plan_digest != hashlib.sha256(task.plan_hints).digest():
+        raise Refusal(Reason.WRONG_PLAN, "the update followed another plan than the task's")
 
 
 def declined(reason: int, detail: str) -> str:

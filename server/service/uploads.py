@@ -17,9 +17,9 @@ from scheduler.errors import BadMessage
 
 from .limits import Limits
 from .refusals import Reason, Refusal
-from .requests import check_header
+from .requests import check_header, require_as_asked
 from .store import Store
-from .taskbook import State, require_same
+from .taskbook import Entry, State, require_same
 
 REREAD_BYTES = 2**20
 
@@ -36,21 +36,28 @@ class Upload:
 
 
 class Uploads:
-    """All updates that arrive now. Used in the event loop; files are touched in threads of `pool`."""
+    """All updates that arrive now. Used in the event loop; files are touched in threads of `pool`.
+
+    `end` ends tasks without an update, for a reason.
+    """
 
     def __init__(
-        self, store: Store, limits: Limits, pool: Executor, now_s: Callable[[], float]
+        self,
+        store: Store,
+        limits: Limits,
+        pool: Executor,
+        now_s: Callable[[], float],
+        end: Callable[[list[bytes], str], Awaitable[None]],
     ) -> None:
-        self._store, self._limits, self._pool, self._now_s = store, limits, pool, now_s
+        self._store, self._limits, self._pool = store, limits, pool
+        self._now_s, self._end = now_s, end
         self._under_way: dict[bytes, Upload] = {}
 
     def offset(self, device_id: int, task_id: bytes, digest: bytes) -> tuple[int, Receipt | None]:
         """How much of an update has arrived, and its receipt when that is all of it. Raises Refusal."""
         if len(digest) != DIGEST_BYTES:
             raise Refusal(Reason.MALFORMED, f"a digest has {DIGEST_BYTES} bytes")
-        entry = self._store.tasks.find(task_id)
-        if entry is None or entry.task.device_id != device_id:
-            raise Refusal(Reason.NO_SUCH_TASK, "this device has no such task")
+        entry = self._own(device_id, task_id)
         if entry.state is not State.OPEN:
             receipt = require_same(entry, digest)
             return (entry.update.size_bytes if entry.update else 0), receipt
@@ -59,12 +66,20 @@ class Uploads:
         return self._store.blobs.incoming_bytes(task_id, digest), None
 
     async def receive(self, device_id: int, take: Taken) -> Receipt:
-        """Take in an update and count it. Raises Refusal or BadMessage; what arrived before stays."""
+        """Take in an update and count it. Raises Refusal or BadMessage; what arrived before stays.
+
+        An update that was not made as the task asks ends the task: the device has no other.
+        """
         until_s = self._now_s() + self._limits.transfer_s
         upload = Upload()
         header = await self._header(take, upload, until_s)
         blob = check_header(header, self._limits)
         self.offset(device_id, header.task_id, header.digest)  # it is this device's
+        try:
+            require_as_asked(header, self._own(device_id, header.task_id).task)
+        except Refusal as refusal:
+            await self._end([header.task_id], str(refusal))
+            raise
         while old := self._under_way.get(header.task_id):
             old.superseded.set()
             await old.over.wait()
@@ -85,6 +100,12 @@ class Uploads:
         finally:
             del self._under_way[header.task_id]
             upload.over.set()
+
+    def _own(self, device_id: int, task_id: bytes) -> Entry:
+        entry = self._store.tasks.find(task_id)
+        if entry is None or entry.task.device_id != device_id:
+            raise Refusal(Reason.NO_SUCH_TASK, "this device has no such task")
+        return entry
 
     async def _header(self, take: Taken, upload: Upload, until_s: float) -> UpdateHeader:
         part = await self._next(take, upload, until_s)

@@ -22,7 +22,9 @@ def model(workload: str = "digits") -> dict[str, np.ndarray]:
     return initial_arrays(load_workload(workload), SEED)
 
 
-def a_task(arrays, *, number: int = 1, name: str = "digits", **config) -> tuple[Task, bytes]:
+def a_task(
+    arrays, *, number: int = 1, name: str = "digits", hints: bytes = b"", **config
+) -> tuple[Task, bytes]:
     blob = encode_arrays(arrays)
     task = Task(
         task_id=number.to_bytes(16, "big"),
@@ -33,6 +35,7 @@ def a_task(arrays, *, number: int = 1, name: str = "digits", **config) -> tuple[
         workload=name,
         workload_digest=workload_digest(name, forms(arrays)),
         config={"seed": SEED, "server-round": number, "local-epochs": 1, **config},
+        plan_hints=hints,
         model=Blob(digest=hashlib.sha256(blob).digest(), size_bytes=len(blob)),
         issued_at_s=0.0,
         expires_at_s=1e12,

@@ -14,7 +14,7 @@ from client.device.ask import Describe, Described, Failed, Fault, Owner, Train, 
 from client.device.vault import Vault
 from client.device.worker import ChildDied, Worker
 from client.node import Node, Settings
-from protos.arrays import decode_arrays
+from protos.arrays import decode_arrays, encode_arrays
 from protos.compression import decode_update
 from protos.device_pb2 import UpdateHeader
 from protos.values import from_numbers
@@ -105,6 +105,26 @@ def test_updates_are_those_of_the_node_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(twice[name], value)
     assert vault.names("plan-")
     no_plain_text_on_disk(tmp_path, trained)
+
+
+def test_an_update_says_which_model_it_began_with_and_whose_plan_was_followed(tmp_path):
+    """The plan kept from the first task is the coordinator's from then on; noise is no plan."""
+    arrays, headers = model(), []
+
+    async def train(name: str, hints: bytes) -> bytes:
+        vault, worker = Vault(tmp_path / name), Worker(tmp_path / name, OWNER, keep_warm_s=60)
+        task = keep(vault, *a_task(arrays, hints=hints))
+        await worker.ask(Train(task=task, workload="digits"))
+        await worker.stop()
+        (plan,) = vault.names("plan-")
+        headers.append(UpdateHeader.FromString(vault.get(ask.update_record(task))))
+        return vault.get(plan)
+
+    plan = run(train("own", b"no plan"))
+    assert run(train("hinted", plan)) == plan
+    own, hinted = headers
+    assert own.model_digest == hinted.model_digest == hashlib.sha256(encode_arrays(arrays)).digest()
+    assert (own.plan_digest, hinted.plan_digest) == (b"", hashlib.sha256(plan).digest())
 
 
 def no_plain_text_on_disk(folder: Path, arrays) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import secrets
 import threading
@@ -28,6 +29,8 @@ from server.service.limits import Limits
 from server.service.store import Store, open_store
 from server.service.taskbook import NewTask
 
+MODEL = b"model" * 1000
+MODEL_DIGEST = hashlib.sha256(MODEL).digest()
 REPORT = pb.Capabilities(
     profile="raspberry-pi-4b",
     device_kind="test",
@@ -99,6 +102,7 @@ class Peer:
     port: int
     identity: Identity
     seen: set[bytes] = field(default_factory=set)
+    models: dict[bytes, bytes] = field(default_factory=dict)
 
     def __enter__(self) -> Peer:
         self.channel = channel(self.port, self.keys, self.identity)
@@ -126,14 +130,18 @@ class Peer:
             seen=self.seen,
         )
         self.seen.add(task.task_id)
+        self.models[task.task_id] = task.model.digest
         return task
 
     def fetch(self, task: Task, offset_bytes: int = 0) -> bytes:
+        self.models[task.task_id] = task.model.digest
         request = pb.FetchModelRequest(digest=task.model.digest, offset_bytes=offset_bytes)
         return b"".join(c.data for c in self.stub.FetchModel(request, timeout=60))
 
     def send(self, task_id: bytes, data: bytes, offset_bytes: int = 0, **metrics) -> pb.Receipt:
-        return self.stub.SendUpdate(parts(task_id, data, offset_bytes, **metrics), timeout=60)
+        digest = self.models.get(task_id, MODEL_DIGEST)
+        sent = parts(task_id, data, offset_bytes, model_digest=digest, **metrics)
+        return self.stub.SendUpdate(sent, timeout=60)
 
 
 @contextlib.contextmanager
@@ -147,7 +155,13 @@ def peer(host: ServiceHost, *, report: bool = True, label: str = "device") -> It
 
 
 def parts(
-    task_id: bytes, data: bytes, offset_bytes: int = 0, chunk_bytes: int = 2**18, **metrics
+    task_id: bytes,
+    data: bytes,
+    offset_bytes: int = 0,
+    chunk_bytes: int = 2**18,
+    model_digest: bytes = MODEL_DIGEST,
+    plan_digest: bytes = b"",
+    **metrics,
 ) -> Iterator[pb.UpdatePart]:
     """The messages of an update, from an offset on."""
     file = io.BytesIO(data)
@@ -163,6 +177,8 @@ def parts(
             size_bytes=blob.size_bytes,
             offset_bytes=offset_bytes,
             metrics=numbers,
+            model_digest=model_digest,
+            plan_digest=plan_digest,
         )
     )
     for chunk in chunks(file, offset_bytes=offset_bytes, chunk_bytes=chunk_bytes):
@@ -174,7 +190,7 @@ def update_blob(values: int = 100, seed: int = 0) -> bytes:
     return encode_arrays({"w": np.random.default_rng(seed).random(values)})
 
 
-def push(host: ServiceHost, device_id: int, model=b"model" * 1000, **change) -> Task:
+def push(host: ServiceHost, device_id: int, model=MODEL, **change) -> Task:
     """A signed task for a device. `model` is its bytes, or what writes them to a path."""
     write = model if callable(model) else lambda path: path.write_bytes(model)
     blob: Blob = host.store.blobs.add_model(write)

@@ -250,7 +250,12 @@ def test_a_task_that_is_forgotten_while_its_update_comes_leaves_nothing(host):
         rest = threading.Event()
 
         def halting():
-            header, chunk, *more = parts(task.task_id, encode_arrays(MODEL), chunk_bytes=50)
+            header, chunk, *more = parts(
+                task.task_id,
+                encode_arrays(MODEL),
+                chunk_bytes=50,
+                model_digest=task.model.digest,
+            )
             yield header
             yield chunk
             rest.wait(20)

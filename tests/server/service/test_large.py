@@ -56,7 +56,10 @@ def pass_through(folder: Path, port: int) -> None:
         arriving.finish()
         blob = blob_of(file)
         header = pb.UpdateHeader(
-            task_id=task.task_id, digest=blob.digest, size_bytes=blob.size_bytes
+            task_id=task.task_id,
+            digest=blob.digest,
+            size_bytes=blob.size_bytes,
+            model_digest=task.model.digest,
         )
 
         def parts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 import time
@@ -11,7 +12,9 @@ import pytest
 
 from protos import device_pb2 as pb
 from server.service.limits import Limits
+from server.service.taskbook import State
 from tests.server.service.peers import (
+    MODEL_DIGEST,
     eventually,
     hosted,
     parts,
@@ -144,7 +147,7 @@ def test_bodies_that_are_refused(host, body, reason):
         other.send(its.task_id, UPDATE)
 
 
-HEADER = {"digest": bytes(32), "size_bytes": 10}
+HEADER = {"digest": bytes(32), "size_bytes": 10, "model_digest": MODEL_DIGEST}
 
 
 @pytest.mark.parametrize(
@@ -161,6 +164,8 @@ HEADER = {"digest": bytes(32), "size_bytes": 10}
         ({"metrics": {f"m{i}": pb.Number(real=1) for i in range(65)}}, "too-large"),
         ({"metrics": {"m" * 201: pb.Number(real=1)}}, "too-large"),
         ({"metrics": {"m": pb.Number()}}, "malformed"),
+        ({"model_digest": b""}, "malformed"),
+        ({"plan_digest": b"short"}, "malformed"),
     ],
 )
 def test_headers_that_are_refused(host, header, reason):
@@ -172,6 +177,30 @@ def test_headers_that_are_refused(host, header, reason):
         with refused("out-of-order"):
             device.stub.SendUpdate(iter([]))
         device.send(task.task_id, UPDATE)
+
+
+@pytest.mark.parametrize(
+    ("digests", "reason"),
+    [
+        ({"model_digest": hashlib.sha256(b"an older model").digest()}, "wrong-model"),
+        ({"plan_digest": hashlib.sha256(b"an older plan").digest()}, "wrong-plan"),
+    ],
+)
+def test_an_update_that_was_made_otherwise_than_asked_ends_its_task(host, digests, reason):
+    with peer(host) as device, peer(host, label="other") as other:
+        task = push(host, device.device_id, plan_hints=b"a plan")
+        with refused(reason):
+            device.stub.SendUpdate(parts(task.task_id, UPDATE, **digests))
+        kept = host.store.tasks.find(task.task_id)
+        assert kept.state is State.DECLINED
+        assert "than the task's" in kept.reason
+        with refused("task-ended"):
+            device.send(task.task_id, UPDATE)
+        assert host.counts.refusals[reason] == 1
+        followed = push(host, other.device_id, plan_hints=b"a plan")
+        plan_digest = hashlib.sha256(b"a plan").digest()
+        other.stub.SendUpdate(parts(followed.task_id, UPDATE, plan_digest=plan_digest))
+        assert host.store.tasks.find(followed.task_id).state is State.DONE
 
 
 @pytest.mark.parametrize("size", [0, 31, 33, 300])

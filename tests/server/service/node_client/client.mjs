@@ -76,7 +76,9 @@ function send(stub, header, blob, offset, chunkBytes, most = Infinity) {
 async function update(stub, task, blob, chunkBytes, examples) {
   const digest = sha256(blob);
   const metrics = { 'num-examples': { integer: String(examples) }, 'train-loss': { real: 0.5 } };
-  const header = { taskId: task.taskId, digest, sizeBytes: String(blob.length), metrics };
+  const header = {
+    taskId: task.taskId, digest, sizeBytes: String(blob.length), metrics, modelDigest: task.modelDigest,
+  };
   const small = Math.min(chunkBytes, 100_000);
   // The connection is lost after two chunks; the rest goes in another call.
   await send(stub, header, blob, 0, small, 2).catch((error) => {
