@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench-fleet bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz bench-serve kill-runs setup demo test lint lean check format protos clean
+.PHONY: help bench-sim bench-fleet bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz bench-serve kill-runs setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -84,6 +84,9 @@ bench-serve: $(STAMP) ## The device service with 1,000 devices, and with models 
 
 kill-runs: $(STAMP) ## Kill coordinators and devices at random moments in 50 runs, and compare the models (an hour; ARGS="--runs 3").
 	$(BIN)/python -m benchmarks.kill_runs $(ARGS)
+
+bench-sim: $(STAMP) ## Simulators compared: fedpoet, Flower with Ray, pfl; the same task, ratios (a quarter of an hour, nothing else running).
+	$(BIN)/python -m benchmarks.sim $(ARGS)
 
 protos: $(STAMP) ## Generate protos/*_pb2.py, *_pb2.pyi and *_pb2_grpc.py from protos/*.proto.
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. protos/*.proto

@@ -1,4 +1,4 @@
-"""What every framework trains in the comparison of simulators: models, data, sizes. Needs numpy and torch only.
+"""What every framework trains in the comparison of simulators. Needs numpy and torch only.
 
 Labelled synthetic: clients differ in the mean of their features and in how many examples they have, always
 a whole number of batches, so that all frameworks take the same steps.
@@ -42,7 +42,7 @@ TASKS = {
         batches=(5, 15),
         learning_rate=0.05,
         shift=0.5,
-        noise=1.0,
+        noise=1.5,
     ),
     "cnn": Task(
         name="cnn",
@@ -51,7 +51,7 @@ TASKS = {
         batches=(3, 7),
         learning_rate=0.05,
         shift=0.3,
-        noise=1.5,
+        noise=4.0,
     ),
 }
 
@@ -102,7 +102,7 @@ def _draw(task: Task, count: int, generator: np.random.Generator, shift: float) 
 
 @functools.cache
 def examples(task: str, client: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """x and y of one client; kept once they are made."""
+    """What one client has, x and y; kept once they are made."""
     what = TASKS[task]
     generator = np.random.default_rng((SEED, 1, client))
     low, high = what.batches
