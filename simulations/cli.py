@@ -97,7 +97,14 @@ def simulate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run folder.")] = False,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with a run that was stopped, with the settings it had."),
+        typer.Option(help="Go on with a run or sweep that was stopped, with the settings it had."),
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=VALUE,VALUE,...: a run for each combination (docs/reports.md), "
+            "as fleet.ram=x0.5,x1,x2 or cohort=5,10."
+        ),
     ] = None,
     strategy: Annotated[
         str | None,
@@ -190,12 +197,17 @@ def simulate(
     from . import run as runs
     from .config import SimulationConfig
     from .folder import CHECKPOINT, draft_of, free_folder, named
+    from .sweep import SWEEP, parse_axis
+    from .sweep_view import begin_sweep, resume_sweep
     from .view import View
 
     console = Console()
     machine = runs.Machine(
         plan_cache=None if no_cache else default_cache_folder(), workers=workers, ray=ray
     )
+    if resume is not None and (resume / SWEEP).exists():
+        resume_sweep(console, resume, machine)
+        return
     if resume is not None:
         config = runs.read_settings(draft_of(resume))
         folder = named(resume)
@@ -227,7 +239,13 @@ def simulate(
             plan_time_limit_s=time_limit,
             training=_training(execute_plans, no_training),
         )
-        folder = out or free_folder(Path("runs"), workload.rpartition(":")[2])
+        name = workload.rpartition(":")[2] + ("-sweep" if sweep else "")
+        folder = out or free_folder(Path("runs"), name)
+    if sweep and resume is None:
+        if overwrite:
+            raise BadInput("--overwrite does not go with --sweep: name another folder with --out")
+        begin_sweep(console, config, [parse_axis(text) for text in sweep], folder, machine)
+        return
     try:
         with View(console, config).watching() as watcher:
             if resume is None:

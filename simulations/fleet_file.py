@@ -23,6 +23,7 @@ from pydantic import (
 from scheduler.errors import BadFile
 
 from .fleet import Floats
+from .fleet_changes import change
 
 SIGMAS = 3.0  # log-normal values are drawn again beyond so many standard deviations
 DEFAULT_FLEET = "default"
@@ -251,12 +252,12 @@ def fleet_names() -> tuple[str, ...]:
 def read_fleet(spec: str, changes: Mapping[str, object]) -> FleetFile:
     """The file behind a fleet's name or path, after `changes`: place in the file -> value.
 
-    A place is names with dots between, as `kinds.phone.ram_bytes`; `*` stands for every name. Raises
-    BadFile, in one line that names the place.
+    A place is names with dots between, as `kinds.phone.ram_bytes`; `*` stands for every name. The value
+    `x0.5` halves the numbers that are there. Raises BadFile, in one line that names the place.
     """
     table = _table(spec)
     for place, value in changes.items():
-        _change(table, place.split("."), value, f"fleet {spec}: nothing to change at {place}")
+        change(table, place, value, f"fleet {spec}")
     try:
         return FleetFile.model_validate(table)
     except ValidationError as error:
@@ -278,15 +279,3 @@ def _table(spec: str) -> dict[str, Any]:
         raise BadFile(f"fleet {spec} cannot be read: {error}; known by name: {known}") from error
     except tomllib.TOMLDecodeError as error:
         raise BadFile(f"fleet {spec} is not TOML: {error}") from error
-
-
-def _change(table: dict[str, Any], place: list[str], value: object, complaint: str) -> None:
-    first, *rest = place
-    names = list(table) if first == "*" else [first]
-    for name in names:
-        if not rest:
-            table[name] = value
-        elif isinstance(below := table.setdefault(name, {}), dict):
-            _change(below, rest, value, complaint)
-        else:
-            raise BadFile(complaint)
