@@ -67,7 +67,8 @@ def test_the_wheel_holds_code_and_data(tmp_path: Path) -> None:
         "client/workloads/data/keyword.safetensors.xz",
         "client/workloads/data/state-of-the-union.tsv.xz",
         "client/workloads/data/state-of-the-union-words.txt",
-        "simulations/report.html",
+        "simulations/compare.html",
+        "simulations/report/page.html",
         *(
             f"simulations/fleets/{name}.toml"
             for name in ("default", "phone", "smart-speaker", "smartwatch")

@@ -13,7 +13,12 @@ from simulations.folder import draft_of
 from simulations.reading import read_run
 from simulations.summary import reached
 from simulations.tensorboard import write_events
-from tests.pages import assert_asks_for_nothing, assert_well_formed
+from tests.pages import (
+    assert_asks_for_nothing,
+    assert_shown_by_a_browser,
+    assert_well_formed,
+    needs_chromium,
+)
 from tests.simulations.made_runs import larger
 
 
@@ -97,3 +102,9 @@ def test_without_the_package_it_is_said_how_to_get_it(result, tmp_path, monkeypa
     with pytest.raises(BadInput, match=r"pip install 'fedpoet\[tensorboard\]'"):
         write_events(result, tmp_path / "events")
     assert not (tmp_path / "events").exists()
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_a_real_browser_shows_the_comparison(runs, tmp_path):
+    assert_shown_by_a_browser(comparison_html(runs), tmp_path)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +13,12 @@ from simulations.report.learning import thinned
 from simulations.report.participation import took_part
 from simulations.results import ROW, Outcome
 from simulations.tally import tally
-from tests.pages import assert_asks_for_nothing, assert_well_formed
+from tests.pages import (
+    assert_asks_for_nothing,
+    assert_shown_by_a_browser,
+    assert_well_formed,
+    needs_chromium,
+)
 from tests.simulations.made_runs import larger
 
 PICTURES = (
@@ -144,27 +147,7 @@ def test_thinning_keeps_the_ends_and_their_order():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium here")
+@needs_chromium
 @pytest.mark.parametrize("which", ["page", "large_page"])
 def test_a_real_browser_shows_it_without_a_network_and_without_complaint(which, request, tmp_path):
-    made = request.getfixturevalue(which)
-    file = tmp_path / "report.html"
-    file.write_text(made)
-    command = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--enable-logging=stderr",
-        "--window-size=1080,2000",
-        f"--screenshot={tmp_path / 'shown.png'}",
-        "--dump-dom",
-        file.as_uri(),
-    ]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert shown.stdout.count("<svg") == made.count("<svg") >= len(PICTURES)
-    assert "parsererror" not in shown.stdout
-    assert "CONSOLE" not in shown.stderr, shown.stderr
-    assert (tmp_path / "shown.png").stat().st_size > 20_000
+    assert_shown_by_a_browser(request.getfixturevalue(which), tmp_path)
