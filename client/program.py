@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor, fx
 from scheduler.graph import Graph, Phase
 
 from .dataflow import Dataflow, Node
+from .flat import Function as Function  # part of this module too
+from .flat import flat
 from .grouping import Unit, copies_left_out
 from .layout import Layout
 from .setting import Setting
-
-Function = Callable[..., tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +122,7 @@ def compile_nodes(
 ) -> Function:
     """A function for some nodes, in order, from bases to bases or views of them."""
     in_place = copies_left_out(Unit(nodes=tuple(nodes)), tuple(flow.base[n] for n in outputs))
-    return _Compiler(flow, inputs, in_place).compile(nodes, outputs)
+    return flat(_Compiler(flow, inputs, in_place).graph_of(nodes, outputs))
 
 
 class _Compiler:
@@ -138,6 +138,13 @@ class _Compiler:
     def compile(
         self, nodes: Sequence[Node], outputs: tuple[fx.Node, ...], *, rerun: bool = False
     ) -> Function:
+        """The function of `graph_of`."""
+        graph = self.graph_of(nodes, outputs, rerun=rerun)
+        return fx.GraphModule(torch.nn.Module(), graph).forward
+
+    def graph_of(
+        self, nodes: Sequence[Node], outputs: tuple[fx.Node, ...], *, rerun: bool = False
+    ) -> fx.Graph:
         """With `rerun`, batch norm does not get the module's running statistics to change."""
         for item in nodes:
             node = item.node
@@ -148,7 +155,7 @@ class _Compiler:
                 if user.target is operator.getitem:
                     self._value(user)
         self.graph.output(tuple(self._value(n) for n in outputs))
-        return fx.GraphModule(torch.nn.Module(), self.graph).forward
+        return self.graph
 
     def _value(self, node: fx.Node) -> fx.Node:
         """The node's copy, made where it is first needed: views and copies of storages come along."""
