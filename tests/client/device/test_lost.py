@@ -137,7 +137,7 @@ def test_a_coordinator_that_restarts_gets_its_update(tmp_path, keys):
             joined = stack.enter_context(device(host, tmp_path / "device", port=port))
             task = task_for(host, joined.id, arrays, **{"local-epochs": 1})
             eventually("the model to arrive", lambda: list(joined.state_folder.glob("model-*")))
-        eventually("the update", lambda: list(joined.state_folder.glob("update-*")), 60)
+        eventually("the update", lambda: list(joined.state_folder.glob("update-*")))
         time.sleep(1)
         with hosted(tmp_path / "store", keys, port=port) as host:
             joined.host = host
@@ -155,7 +155,12 @@ def test_a_client_that_is_killed_at_any_moment_goes_on(host, tmp_path, seed):
     with device(host, tmp_path / "device") as joined:
         task = task_for(host, joined.id, arrays)
         for record in ("task-*", "model-*", "update-*", "*"):
-            eventually(record, lambda: list(joined.state_folder.glob(record)), 30)  # noqa: B023
+            eventually(
+                record,
+                lambda record=record: (
+                    list(joined.state_folder.glob(record)) or state(host, task) is not State.OPEN
+                ),
+            )
             time.sleep(generator.uniform(0, 0.7))
             joined.kill()
             if state(host, task) is not State.OPEN:
