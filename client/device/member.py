@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
-from client.outbox import failure
+from client.outbox import DETAIL_BYTES, failure
 from protos.device_pb2 import Capabilities, DeclineReason, DeclineRequest, Notice, SignedTask
 from protos.tasks import Task, decode_task
 from scheduler.errors import (
@@ -249,7 +249,8 @@ async def _unless(
 
 
 def _declining(task_id: bytes, reason: DeclineReason, detail: str = "") -> DeclineRequest:
-    return DeclineRequest(task_id=task_id, reason=reason, detail=detail)
+    short = detail.encode()[:DETAIL_BYTES].decode(errors="ignore")
+    return DeclineRequest(task_id=task_id, reason=reason, detail=short)
 
 
 def _word(declined: DeclineRequest) -> str:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from protos.device_pb2 import SignedTask
 from protos.tasks import Task, open_task
 from protos.trust import read_ticket
+from scheduler.errors import Untrusted
 
 from .identity import (
     Identity,
@@ -56,7 +57,11 @@ class DeviceService:
         key = own_key(self._vault)
         reply = await link.enroll(enrollment(key))
         authority = self._identity.credentials.authority_pem
-        self._identity = enrolled(reply, key, authority, self._now_s())
+        try:
+            self._identity = enrolled(reply, key, authority, self._now_s())
+        except Untrusted as error:
+            log.warning("the certificate could not be renewed: %s", error)
+            return
         write_identity(self._vault, self._identity)
         log.info("the certificate is renewed")
 

@@ -37,7 +37,7 @@ from protos.device_pb2 import (
 )
 from protos.tasks import Task, decode_task, encode_task
 from protos.values import from_numbers
-from scheduler.errors import BadFile, ConnectionLost, TurnedAway, Untrusted
+from scheduler.errors import BadFile, ConnectionLost, FedpoetError, TurnedAway, Untrusted
 from scheduler.files import read_bytes
 
 from .superlink_calls import HEARTBEAT_S, Calls
@@ -179,6 +179,11 @@ class SuperLinkWire:
                 raise TurnedAway(said, reason="untrusted" if unknown else "") from error
             except httpx.HTTPError as error:
                 raise ConnectionLost(f"{self._address}: {error}") from error
+            except FedpoetError:
+                raise
+            except Exception as error:  # whatever an unexpected answer leads to in Flower's code
+                said = f"{self._address}: {type(error).__name__}: {error}"
+                raise TurnedAway(said) from error
             except SystemExit as error:  # how Flower says that versions do not fit
                 raise TurnedAway(
                     f"{self._address} runs another version of Flower: {error}", reason="protocol"

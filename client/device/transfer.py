@@ -20,16 +20,21 @@ from .vault import Vault
 async def fetch_model(wire: Wire, kept: Vault, task: Task) -> None:
     """Have the task's model in the vault, whole and verified. Raises what a Wire raises.
 
-    One that arrives damaged is dropped, and the connection counts as lost.
+    One that does not arrive as announced is a lost connection; one that is whole and wrong is dropped.
     """
     name = ask.model_record(task.model.digest.hex())
     try:
         arriving = await asyncio.to_thread(Arriving, task.model, _arrived(kept, name, task))
+    except BadMessage as error:
+        kept.remove(name)
+        raise ConnectionLost(f"what is here of the model is of no use: {error}") from error
+    try:
         if arriving.offset_bytes < task.model.size_bytes:
             await _receive(wire, kept, name, arriving)
         arriving.finish()
     except BadMessage as error:
-        kept.remove(name)
+        if arriving.offset_bytes == task.model.size_bytes:
+            kept.remove(name)
         raise ConnectionLost(f"the model did not arrive as announced: {error}") from error
 
 
