@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,12 +140,16 @@ def write_atomically(path: Path, data: bytes, *, durable: bool = False) -> None:
 
     With `durable` it is on the disk when the call returns, and stays there through a loss of power.
     """
+    make_atomically(path, lambda draft: draft.write_bytes(data), durable=durable)
+
+
+def make_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = False) -> None:
+    """The same for what `write` writes to a path that it is given."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with draft.open("xb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
+        write(draft)
+        if durable:
+            with draft.open("rb") as file:
                 os.fsync(file.fileno())
         draft.replace(path)
         if durable:

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.exc import DatabaseError
 
-from protos.arrays import encode_arrays, read_arrays
+from protos.arrays import read_arrays, write_arrays
 from scheduler.errors import BadFile, BadInput, BadMessage
-from scheduler.files import write_atomically
+from scheduler.files import make_atomically
 from server.federation import Pending, Progress, Round
 from server.history import SEEN, History
 from server.updates import Arrays
@@ -103,8 +104,8 @@ class Journal:
         row = 0 if last is None else int(last) + 1
         same = done.skipped is not None and last is not None
         if not same:
-            write_atomically(self._model(row), encode_arrays(progress.arrays), durable=True)
-        write_atomically(self._state(row), encode_arrays(_state_arrays(progress)), durable=True)
+            _write(progress.arrays, self._model(row))
+        _write(_state_arrays(progress), self._state(row))
         with self._engine.begin() as db:
             model = row
             if same:
@@ -178,7 +179,7 @@ class Journal:
                 raise BadInput(f"the model of round {number} was not kept in {self._models}")
             kept = self._row(db, number)
             progress = json.loads(kept.progress) | {"pending": [], "bases": [], "skipped": 0}
-            write_atomically(self._state(kept.id), encode_arrays(_no_state()), durable=True)
+            _write(_no_state(), self._state(kept.id))
             db.execute(_rounds.update().where(_rounds.c.number > number).values(rolled_back=True))
             db.execute(
                 _rounds.update()
@@ -280,6 +281,10 @@ def _set_up(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")  # the web page reads while a round is noted
     cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _write(arrays: Arrays, path: Path) -> None:
+    make_atomically(path, partial(write_arrays, arrays), durable=True)
 
 
 def _progress_values(progress: Progress) -> dict[str, Any]:

@@ -147,16 +147,18 @@ KILLED = """
     import server.coordinator.journal as journal
     from tests.server.coordinator.test_journal import journaled, fleet
 
-    count, real = [0], journal.write_atomically
+    count, real = [0], journal.make_atomically
 
     def dies(*args, **kwargs):
         count[0] += 1
         if count[0] == int(sys.argv[2]):
-            args[0].with_name(".half").write_bytes(args[1][:10])
+            half = args[0].with_name(".half")
+            args[1](half)
+            os.truncate(half, 10)
             os.kill(os.getpid(), 9)
         real(*args, **kwargs)
 
-    journal.write_atomically = dies
+    journal.make_atomically = dies
     with journal.opened(Path(sys.argv[1])) as kept:
         journaled(kept, fleet(), 3)
 """
