@@ -29,6 +29,7 @@ from protos.tasks import workload_digest
 from server.cli import new_device_id
 from server.coordinator.fabrics import service_fabric
 from server.coordinator.journal import opened
+from server.coordinator.memory import give_freed_arrays_back
 from server.coordinator.run import Model, Settings, coordinate
 from server.coordinator.watch import Watch
 from server.keyring import Keyring, make_coordinator, make_device, make_keys, read_keys
@@ -126,6 +127,7 @@ def measured(case: Case) -> Row:
 
 
 def _coordinate(case: Case, folder: Path, pipe: multiprocessing.connection.Connection) -> None:
+    give_freed_arrays_back()
     arrays = max(1, case.model_bytes // ARRAY_BYTES)
     initial = {
         f"layer{i}": np.zeros(case.model_bytes // 4 // arrays, np.float32) for i in range(arrays)

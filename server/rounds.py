@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
-from flwr.app import ConfigRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -79,7 +79,7 @@ class _Run:
         progress = federation.resume or beginning(federation)
         restore(federation.strategy, progress.strategy)
         self.number, self.arrays = progress.number, progress.arrays
-        self._record = to_record(self.arrays)
+        self._record: ArrayRecord | None = None  # of the arrays, while devices are asked
         self._history, self._skipped = progress.history, progress.skipped
         self._pending = {p.message_id: p for p in progress.pending}
         self._bases, self._drawn = dict(progress.bases), progress.cohort
@@ -101,8 +101,8 @@ class _Run:
                 not tally.draws
             ):  # nobody was asked anew, but strategies note the model when they are told to ask
                 self._configure(tuple(tally.metrics))
+            self._record = None
             self.arrays = aggregate.model(self.number)
-            self._record = to_record(self.arrays)
         self._skipped = 0 if skipped is None else self._skipped + 1
         self._history = self._history.after(tally.asked, tally.answers)
         owed = {p.version for p in self._pending.values()} if self._rules.keeps_late else set()
@@ -137,6 +137,7 @@ class _Run:
         asked = {p.node for p in self._pending.values() if p.version == self.number - 1}
         tally.asked.extend(sorted(asked))
         self._ask(tally, np.array([n for n in chosen if n not in asked], dtype=np.uint64))
+        self._record = None  # nobody else is asked in this round
 
     def _withdraw(self, tally: _Tally) -> None:
         """Where late updates do not count, let devices know that the round has ended, if that can be."""
@@ -216,7 +217,7 @@ class _Run:
 
     def _configure(self, cohort: tuple[int, ...]) -> list[Message]:
         """The strategy's messages to a cohort, in ascending order of node."""
-        federation = self._federation
+        federation, self._record = self._federation, self._record or to_record(self.arrays)
         messages = list(
             federation.strategy.configure_train(
                 self.number,
@@ -241,6 +242,7 @@ class _Run:
                 return
             for reply in self._grid.pull_messages(batch):
                 self._take_one(reply, tally, aggregate, wanted)
+                del reply  # before the next is made: they are as large as the model
 
     def _take_one(self, reply: Message, tally: _Tally, aggregate: Aggregate, wanted: int) -> None:
         node = reply.metadata.src_node_id

@@ -114,4 +114,4 @@ def _arrays(values: Any) -> bool:
 
 def rounded(value: NDArray[Any], dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
     """To the array's own type; whole numbers (batch norm's count of batches) and bools to the nearest."""
-    return (value if np.issubdtype(dtype, np.inexact) else np.rint(value)).astype(dtype)
+    return (value if np.issubdtype(dtype, np.inexact) else np.rint(value)).astype(dtype, copy=False)
