@@ -155,7 +155,7 @@ def _grid(stage: Stage, work: Work) -> SimulatedGrid:
         VirtualClock(0.0 if fabric is None else fabric.now_s),
         Departures(fleet=enrolled.fleet, charges=charges_of(enrolled, stage.workload)),
         work,
-        _Contexts(config=config, fleet=enrolled.fleet),
+        _Contexts(run_config=_run_config(config), fleet=enrolled.fleet),
         numbers=len(METRICS) - (not peaks),
         keeps_late=config.rules().keeps_late,
         slots=config.link_slots,
@@ -201,20 +201,20 @@ class _Recorder:
 class _Contexts:
     """The contexts of devices: what `flwr run` and their SuperNodes would give."""
 
-    config: SimulationConfig
+    run_config: UserConfig
     fleet: Fleet
 
     def __call__(self, row: int) -> Context:
         """The context of the device in a row of the fleet."""
         kind = self.fleet.kinds[self.fleet.kind[row]]
         node_config: UserConfig = {
-            "workload": self.config.workload,
+            "workload": self.run_config["workload"],
             "device": kind.profile_name,
             "ram-bytes": kind.ram_bytes,
             "partition-id": int(self.fleet.partition[row]),
         }
         node = int(self.fleet.node[row])
-        return Context(RUN_ID, node, node_config, RecordDict(), _run_config(self.config))
+        return Context(RUN_ID, node, node_config, RecordDict(), self.run_config)
 
 
 def _run_config(config: SimulationConfig) -> UserConfig:
