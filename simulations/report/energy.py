@@ -137,7 +137,8 @@ def energy_table(run: Run, tallied: Tally, shares: Sequence[EnergyShare]) -> str
         kinds = list(line.kinds)
         drains = int(tallied.drains[kinds].sum())
         mean = float(tallied.drained[kinds].sum()) / max(1, drains)
-        battery = f"{mean:.2%} / {float(tallied.most_drained[kinds].max()):.2%}"
+        most = float(tallied.most_drained[kinds].max())
+        battery = f"{mean:.2%}<small>most {most:.2%}</small>"
         steps = [run.plans[k] for k in kinds]
         return (
             escape(s.label),
@@ -145,8 +146,8 @@ def energy_table(run: Run, tallied: Tally, shares: Sequence[EnergyShare]) -> str
             _range([human_s(p.time_s) for p in steps])
             + f"<small>{_range([human_j(p.energy_j) for p in steps])}</small>",
             human_s(s.busy_s),
-            human_j(s.compute_j),
-            human_j(s.again_j),
+            human_j(s.compute_j)
+            + (f"<small>again {human_j(s.again_j)}</small>" if s.again_j else ""),
             human_j(s.paging_j),
             human_j(s.idle_j),
             human_j(s.radio_j),
@@ -156,7 +157,7 @@ def energy_table(run: Run, tallied: Tally, shares: Sequence[EnergyShare]) -> str
 
     head = (
         "kind", "messages", "a step", "at work", "computing",
-        "computing again", "paging", "idle power", "radio", "waiting", "battery, mean / most",
+        "paging", "idle", "radio", "waiting", "battery",
     )  # fmt: skip
     return table(head, (row(x, s) for x, s in zip(able_lines(run), shares, strict=True)))
 
@@ -199,7 +200,9 @@ def battery_picture(run: Run, tallied: Tally) -> str:
 def _scale_drain(ax: Axes, most: float) -> None:
     if most <= 0:
         ax.text(0.02, 0.5, "nothing: they were charging", transform=ax.transAxes, va="center")
-    ax.set_xlim(0, 1.1 * most or 1)
+        ax.set_xticks([])
+        return
+    ax.set_xlim(0, 1.1 * most)
     ax.xaxis.set_major_formatter("{x:.3%}" if most < 0.001 else "{x:.2%}")
     ax.locator_params(axis="x", nbins=4)
 

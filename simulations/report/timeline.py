@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from scheduler.view.figure import COLOURS, drawing, figure, svg
@@ -24,6 +24,7 @@ MOST_MESSAGES = 24  # of a round's time line
 MOST_TABLED = 200  # rounds
 MOST_REASONS = 20
 UNEVEN = 30  # times the median: so long is the longest round that others can be seen beside
+DECADES = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36e3, 864e3, 864e4)
 BEYOND = 1.6  # a time line ends at so many times the round, though a message may still be under way
 
 PHASES = (
@@ -77,8 +78,9 @@ def _scale(ax: Axes, seconds: Sequence[float]) -> None:
     """Logarithmic where one round would flatten all others."""
     if min(seconds) > 0 and max(seconds) > UNEVEN * sorted(seconds)[len(seconds) // 2]:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(FixedLocator(DECADES))
         ax.yaxis.set_major_formatter(SECONDS)
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.set_title("how long rounds took (logarithmic)")
     else:
         ax.set_ylim(bottom=0)

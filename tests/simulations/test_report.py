@@ -10,6 +10,7 @@ from scheduler.errors import BadInput
 from simulations.report import report_html
 from simulations.report.energy import energy_shares
 from simulations.report.learning import thinned
+from simulations.report.lines import lines
 from simulations.report.participation import took_part
 from simulations.results import ROW, Outcome
 from simulations.tally import tally
@@ -137,6 +138,22 @@ def test_bars_of_energy_add_up_to_what_was_charged(result):
     assert sum(s.total_j * s.messages for s in shares) == pytest.approx(charged)
     pi = next(s for s in shares if s.label == "pi")
     assert pi.paging_j == 0.0 < pi.compute_j
+
+
+def test_many_kinds_are_told_by_group(result):
+    plans = [
+        replace(plan, name=f"{plan.name} {n}", group=plan.name)
+        for n in range(10)
+        for plan in result.plans
+    ]
+    many = larger(replace(result, plans=tuple(plans)), devices=420, rounds=3, per_round=90)
+    assert [line.label for line in lines(many)] == ["board", "pi", "tiny"]
+    assert sum(line.able(many) for line in lines(many)) == sum(p.devices for p in plans)
+    for took in took_part(many, tally(many)):
+        assert len(took.used) == (np.isin(many.devices["kind"], took.line.kinds)).sum()
+    page = report_html(many)
+    assert_well_formed(page)
+    assert "Shown are 24, evenly from the fastest to the slowest" in page
 
 
 def test_thinning_keeps_the_ends_and_their_order():
