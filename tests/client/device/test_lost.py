@@ -108,7 +108,8 @@ def test_transfers_go_on_where_they_were_cut(host, tmp_path):
     with contextlib.ExitStack() as stack:
         proxy = stack.enter_context(CuttingProxy(host.port))
         joined = stack.enter_context(device(host, tmp_path / "device", *options, port=proxy.port))
-        proxy.most_bytes, proxy.cuts = 5_000_000, 5
+        # Both ways together are 24 MB: after four cuts there is something left to do.
+        proxy.most_bytes, proxy.cuts = 5_000_000, 4
         task = push(
             host,
             joined.id,
@@ -119,8 +120,8 @@ def test_transfers_go_on_where_they_were_cut(host, tmp_path):
         )
         assert done(host, task, joined, 120) is State.DONE
         assert proxy.cuts == 0
-        # The model down and the update up, and what was lost at five cuts: at most what was on its way.
-        assert sum(proxy.passed) < 2 * len(blob) + 5 * 3_000_000
+        # The model down, the update up, and at each cut what was on its way, not all 5 MB from before it.
+        assert sum(proxy.passed) < 2 * len(blob) + 4 * 3_000_000
         trained = update_of(host, task)
         same(
             {n.removeprefix("net."): a for n, a in trained.items() if n != "ballast"},
