@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench-sim bench-fleet bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz bench-serve kill-runs setup demo test lint lean check format protos clean
+.PHONY: help bench-sim bench-fleet bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz bench-join bench-serve kill-runs setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -78,6 +78,9 @@ bench-store: $(STAMP) ## Throughput of the encrypted page store against the same
 
 fuzz: $(STAMP) ## 120,000 bad inputs against the codec and the device service (minutes; ARGS="--seed 2").
 	GRPC_VERBOSITY=NONE $(BIN)/python -m benchmarks.fuzz_service $(ARGS)
+
+bench-join: $(STAMP) ## A device that waits, and what the framework adds to a round (a minute, nothing else running).
+	$(BIN)/python -m benchmarks.join $(ARGS)
 
 bench-serve: $(STAMP) ## The device service with 1,000 devices, and with models of 200 and 600 MB (some minutes; ARGS="--quick").
 	$(BIN)/python -m benchmarks.serve $(ARGS)
