@@ -247,12 +247,13 @@ class _Run:
     def _take_one(self, reply: Message, tally: _Tally, aggregate: Aggregate, wanted: int) -> None:
         node = reply.metadata.src_node_id
         asked = self._pending.get(reply.metadata.reply_to_message_id)
-        if asked is None or asked.node != node:
+        # A SuperLink itself answers for a node that is gone.
+        if asked is None or (asked.node != node and not reply.has_error()):
             tally.refuse(node, "the node was not asked, or has answered already", sent=True)
             return
         del self._pending[asked.message_id]
         if reply.has_error():
-            tally.refuse(node, reply.error.reason or f"error {reply.error.code}", sent=False)
+            tally.refuse(asked.node, reply.error.reason or f"error {reply.error.code}", sent=False)
             return
         tally.bytes_up += content_bytes(reply.content)
         stale = self.number - 1 - asked.version

@@ -298,3 +298,18 @@ def test_nodes_with_the_same_reason_are_named_together():
     nodes = dict.fromkeys((1, 2, 3, 4), lambda _: "no space")
     with pytest.raises(RunFailed, match=r"node 1, 2, 3, 4: no space$"):
         run(FunctionGrid(nodes))
+
+
+def test_an_error_that_the_superlink_sends_for_a_node_ends_the_waiting_for_it():
+    """Flower answers in its own name when a message or its node is gone."""
+
+    class Gone(FunctionGrid):
+        def _reply(self, message):
+            reply = super()._reply(message)
+            if reply.has_error():
+                reply.metadata.__dict__["_src_node_id"] = 1
+            return reply
+
+    done = run(Gone({2: adds(1), 3: lambda _: "gone"})).rounds[1]
+    assert [(r.node, r.reason) for r in done.refused] == [(3, "gone")]
+    assert done.waiting == ()
