@@ -1,4 +1,4 @@
-"""A large fleet in virtual time without training: events, plans, energy and batteries alone (`make bench-fleet`)."""
+"""A large fleet in virtual time, without training: events, plans, energy, batteries (`make bench-fleet`)."""
 
 from __future__ import annotations
 
@@ -8,23 +8,31 @@ import pstats
 import resource
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from simulations.config import SimulationConfig, Training
-from simulations.run import Machine, Watcher, simulate
+from simulations.reading import Run
+from simulations.run import Watcher, simulate
 
-MIB = 2**20
+
+@dataclass(kw_only=True)
+class Marks:
+    """When the rounds began, of all time and of the processor's, and the most memory after each round."""
+
+    start_s: float = 0.0
+    start_cpu_s: float = 0.0
+    memory_mib: list[float] = field(default_factory=list)
+
+    def start(self, _: object) -> None:
+        self.start_s, self.start_cpu_s = time.perf_counter(), time.process_time()
+
+    def note(self, _: object) -> None:
+        self.memory_mib.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fleet", default="phone")
-    parser.add_argument("--workload", default="digits")
-    parser.add_argument("--devices", type=int, default=100_000)
-    parser.add_argument("--cohort", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--profile", action="store_true", help="also say where the time goes")
-    asked = parser.parse_args()
+    asked = _asked()
     config = SimulationConfig(
         workload=asked.workload,
         fleet=asked.fleet,
@@ -34,37 +42,43 @@ def main() -> None:
         over_selection=1.0,
         patience_s=86400.0,
         most_skipped=asked.rounds,
-        training=Training.NONE,
+        training=Training.NONE.value,
     )
-    marks: dict[str, float] = {}
-    memory: list[float] = []
-
-    def on_round(_: object) -> None:
-        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-    watcher = Watcher(
-        on_start=lambda _: marks.update(start=time.perf_counter(), cpu=time.process_time()),
-        on_round=on_round,
-    )
-    profiler = cProfile.Profile()
+    marks, profiler = Marks(), cProfile.Profile()
+    watcher = Watcher(on_start=marks.start, on_round=marks.note)
     with tempfile.TemporaryDirectory() as folder:
-        begun = time.perf_counter()
+        begun_s = time.perf_counter()
         if asked.profile:
             profiler.enable()
-        run = simulate(config, Path(folder) / "run", watcher, machine=Machine())
+        run = simulate(config, Path(folder) / "run", watcher)
         profiler.disable()
-        ended, cpu = time.perf_counter(), time.process_time()
-    updates = sum(r.aggregated for r in run.rounds)
-    asked_all = sum(r.asked for r in run.rounds)
-    print(f"{asked.devices:,} devices of {len(run.plans)} kinds, {asked.rounds} rounds")
-    print(f"{asked_all:,} messages, {updates:,} updates, {run.rounds[-1].end_s / 3600:,.1f} virtual hours")
-    print(
-        f"planning {marks['start'] - begun:.1f} s, rounds and report {ended - marks['start']:.1f} s "
-        f"(of the processor {cpu - marks['cpu']:.1f} s)"
-    )
-    print(f"most memory: {memory[-1]:,.0f} MiB; after round 10: {memory[min(10, asked.rounds)]:,.0f} MiB")
+        _print(run, marks, begun_s)
     if asked.profile:
         pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
+
+
+def _asked() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fleet", default="phone")
+    parser.add_argument("--workload", default="digits")
+    parser.add_argument("--devices", type=int, default=100_000)
+    parser.add_argument("--cohort", type=int, default=1_000)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--profile", action="store_true", help="also say where the time goes")
+    return parser.parse_args()
+
+
+def _print(run: Run, marks: Marks, begun_s: float) -> None:
+    planning_s = marks.start_s - begun_s
+    rounds_s, cpu_s = time.perf_counter() - marks.start_s, time.process_time() - marks.start_cpu_s
+    messages = sum(r.asked for r in run.rounds)
+    updates = sum(r.aggregated for r in run.rounds)
+    hours, early = run.rounds[-1].end_s / 3600, marks.memory_mib[:11][-1]
+    print(f"{len(run.devices):,} devices, {len(run.plans)} plans, {len(run.rounds) - 1} rounds")
+    print(f"{messages:,} messages, {updates:,} updates, {hours:,.1f} virtual hours")
+    print(f"planning {planning_s:.1f} s; rounds and report {rounds_s:.1f} s, of which the", end=" ")
+    print(f"processor was ours for {cpu_s:.1f} s")
+    print(f"most memory {marks.memory_mib[-1]:,.0f} MiB; after round 10 {early:,.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -134,7 +134,11 @@ def test_a_loss_that_is_no_number_is_written_as_null(fedpoet, fleet_file):
         (("--buffer", 2), 2, "buffered rounds need a cohort"),
         (("--over-selection", 0.5), 2, "over-selection must be 1 or more, not 0.5"),
         (("--battery", 80), 2, "battery_at_least is from 0 to 1, not 80.0"),
-        (("--execute-plans", "--no-training"), 2, "--execute-plans and --no-training cannot both be"),
+        (
+            ("--execute-plans", "--no-training"),
+            2,
+            "--execute-plans and --no-training cannot both be",
+        ),
         (("--resume", "nowhere"), 2, "nowhere"),
         (("--time-limit", "-5"), 2, "plan time limit s must be more than 0, not -5"),
     ],
