@@ -18,7 +18,7 @@ from server.rules import Rules
 from server.strategy import make_strategy
 from server.updates import Arrays
 
-from .journal import Journal
+from .journal import Entry, Journal
 from .values import finite
 from .watch import Watch
 
@@ -88,8 +88,11 @@ def coordinate(
     journal: Journal,
     watch: Watch,
     now_s: Callable[[], float],
+    on_entry: Callable[[Entry], None] = lambda _: None,
 ) -> Arrays:
     """Run the rounds that are missing; `now_s` is a clock that goes on through stops. Returns the model.
+
+    `on_entry` is told of each round once it is in the journal.
 
     Raises BadInput when the journal is of another run, and what `run_rounds` raises.
     """
@@ -111,6 +114,7 @@ def coordinate(
         last = entry.id
         journal.keep_models(settings.keep_models)
         watch.noted(entry)
+        on_entry(entry)
         log.info("round", extra={"facts": _facts(done)})
 
     try:

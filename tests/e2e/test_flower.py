@@ -15,7 +15,9 @@ from safetensors.numpy import load_file
 from client.node import Node, Settings
 from client.state import initial_arrays
 from client.workload import load_workload
-from simulations.run import SimulationConfig, simulate
+from simulations.config import SimulationConfig
+from simulations.reading import read_model
+from simulations.run import simulate
 from tests.e2e.flower_processes import (
     ROOT,
     RecordingProxy,
@@ -64,14 +66,20 @@ def flower_config(group, address: str, **settings: str) -> None:
     )
 
 
-def run_app(group, out: Path, workload: str, rounds: int) -> None:
-    """`flwr run`, then wait until the ServerApp has written its model."""
+def run_app(
+    group, out: Path, workload: str, rounds: int, more: str = "", runs: int = 1, tend=lambda: None
+) -> None:
+    """`flwr run`, then wait until the ServerApp has written its model; `tend` looks after other processes.
+
+    `runs` is how many this makes on the SuperLink.
+    """
     config = f'out="{out}" workload="{workload}" num-rounds={rounds} seed=5 round-timeout-s=60.0'
-    group.run("flwr", "flwr", "run", BUNDLE, "link", "--run-config", config)
+    group.run("flwr", "flwr", "run", BUNDLE, "link", "--run-config", f"{config} {more}")
     log = group.folder / "superlink.log"
     until = time.monotonic() + DONE_S
-    while b"Finished task" not in log.read_bytes() and time.monotonic() < until:
+    while log.read_bytes().count(b"Finished task") < runs and time.monotonic() < until:
         group.require_alive()
+        tend()
         time.sleep(0.3)
     assert (out / "model.safetensors").exists(), group.logs()
 
@@ -156,12 +164,66 @@ def test_with_tls_and_authenticated_nodes_the_model_is_the_simulated_one(tmp_pat
                 *("--node-config", node_config(partition, "digits")),
             )
         run_app(group, tmp_path / "out", "digits", rounds=2)
-    (tmp_path / "fleet.toml").write_text(FLEET)
+    require_simulated(tmp_path, rounds=2)
+
+
+def require_simulated(folder: Path, rounds: int) -> None:
+    """The model in `out` is that of the same devices in the simulator."""
+    (folder / "fleet.toml").write_text(FLEET)
     config = SimulationConfig(
-        workload="digits", rounds=2, seed=5, fleet=str(tmp_path / "fleet.toml")
+        workload="digits", rounds=rounds, seed=5, fleet=str(folder / "fleet.toml")
     )
-    simulated = simulate(config)
-    model = load_file(tmp_path / "out" / "model.safetensors")
-    assert model.keys() == simulated.arrays.keys()
-    for name, value in simulated.arrays.items():
+    simulate(config, folder / "simulated")
+    simulated = read_model(folder / "simulated")
+    model = load_file(folder / "out" / "model.safetensors")
+    assert model.keys() == simulated.keys()
+    for name, value in simulated.items():
         np.testing.assert_array_equal(model[name], value)
+
+
+def test_supernodes_and_a_device_of_the_service_train_in_the_same_rounds_and_a_later_run_goes_on(
+    tmp_path,
+):
+    """The journal outlives the SuperLink's run: a second run adds the rounds that are missing."""
+    link_port, listen, *node_ports = free_ports(4)
+    data, device = tmp_path / "coordinator", None
+    (tmp_path / "devices").mkdir()
+    with processes(tmp_path) as group, processes(tmp_path / "devices") as devices:
+        group.run("keys", "fedpoet", "keys", "init", "--data", data, "--host", "localhost")
+        ticket = group.run("keys", "fedpoet", "keys", "ticket", "--data", data).strip()
+        group.start("superlink", "flower-superlink", "--insecure", "--port", link_port)
+        wait_for("the SuperLink", lambda: is_open(link_port), 30)
+        for partition, port in enumerate(node_ports):
+            group.start(
+                f"node-{partition}",
+                "flower-supernode",
+                "--insecure",
+                *("--superlink", f"127.0.0.1:{link_port}"),
+                *("--port", port),
+                *("--node-config", node_config(partition, "digits")),
+            )
+        kind, ram_bytes = NODES[2]
+        joining = (
+            *("fedpoet", "join", "--coordinator", f"localhost:{listen}", "--ticket", ticket),
+            *("--data", tmp_path / "device", "--workload", "digits", "--partition", 2),
+            *("--device", kind, "--ram", ram_bytes),
+        )
+
+        def tend() -> None:
+            """A device that cannot enrol yet ends; its system starts it again."""
+            nonlocal device
+            if device is None or device.poll() is not None:
+                device = devices.start("device", *joining)
+
+        flower_config(group, f"127.0.0.1:{link_port}", insecure="true")
+        more = f'data="{data}" listen="localhost:{listen}" query-s=20.0'
+        out = tmp_path / "out"
+        for rounds in (1, 2):
+            (out / "model.safetensors").unlink(missing_ok=True)
+            run_app(group, out, "digits", rounds, more, runs=rounds, tend=tend)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    for line in lines[1:]:
+        assert sorted(d["partition-id"] for d in line["devices"]) == [0, 1, 2]
+        assert line["refused"] == []
+    require_simulated(tmp_path, rounds=2)

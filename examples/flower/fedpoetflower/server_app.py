@@ -2,97 +2,153 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from logging import INFO
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.common import log
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 from safetensors.numpy import save
 
-from client.state import buffer_names, evaluation, initial_arrays
-from client.workload import load_workload
 from protos.files import write_atomically
 from scheduler.errors import BadInput, RunFailed
-from server.app import build_server_app
-from server.federation import Federation, Progress, Round
-from server.polling import Polling
+from server.cli import new_device_id
+from server.coordinator.cli import KEYS, RUN
+from server.coordinator.fabrics import flower_fabric, joined, service_fabric
+from server.coordinator.journal import Entry, Journal, opened
+from server.coordinator.memory import give_freed_arrays_back
+from server.coordinator.run import Fabric, Model, Settings, coordinate
+from server.coordinator.values import finite
+from server.coordinator.watch import Watch
+from server.keyring import read_keys
+from server.polling import Polling, Query
 from server.rules import Rules
-from server.strategy import make_strategy
-from server.updates import Arrays
+from server.service.host import ServiceHost
+from server.service.limits import Limits
+from server.service.store import open_store
+from simulations.model import read_model
+
+Config = Mapping[str, object]
+
+# A SuperNode reads these from the run config, a device of the service from its task.
+ASKED = ("seed", "local-epochs", "batch-size", "deadline-factor", "plan-time-limit-s")
+
+app = ServerApp()
 
 
-def compose(grid: Grid, context: Context) -> Federation:
+@app.main()
+def main(grid: Grid, context: Context) -> None:
     config = context.run_config
-    metrics = out_folder(context) / "metrics.jsonl"
-    metrics.parent.mkdir(parents=True, exist_ok=True)
-    metrics.unlink(missing_ok=True)
-    workload = load_workload(str(config["workload"]))
-    polling = Polling(grid, time.monotonic, time.sleep)
-    nodes = int(config["min-nodes"])
-    if not polling.wait_for_nodes(nodes, float(config["wait-s"])):
-        raise RunFailed(f"fewer than {nodes} nodes were online after {config['wait-s']} s")
+    out, data = folder(config, "out"), None
+    if config["data"]:
+        data = folder(config, "data")
+    if config["listen"] and data is None:
+        raise BadInput("a device service needs a folder with keys: name it with data")
+    give_freed_arrays_back()
+    model = read_model(str(config["workload"]), int(str(config["seed"])))
+    out.mkdir(parents=True, exist_ok=True)
+    with journal_in(data) as journal, fabric_of(grid, config, data, model) as fabric:
+        wait_for_nodes(fabric, config)
 
-    def on_round(done: Round, _: Progress) -> None:
-        report(done)
-        with metrics.open("a") as file:
-            file.write(line(done))
+        def on_entry(entry: Entry) -> None:
+            report(entry)
+            write_metrics(out, journal)
 
-    return Federation(
-        initial=initial_arrays(workload, int(config["seed"])),
-        strategy=make_strategy(str(config["strategy"])),
-        num_rounds=int(config["num-rounds"]),
-        averaged=buffer_names(workload),
-        evaluate=evaluation(workload),
-        now_s=time.monotonic,
-        wait=polling.wait,
-        reports=polling.reports,
-        rules=Rules(deadline_s=float(config["round-timeout-s"])),
-        on_round=on_round,
+        watch = Watch(model.workload, int(str(config["num-rounds"])), [], time.time)
+        arrays = coordinate(settings_of(config), model, fabric, journal, watch, time.time, on_entry)
+        write_metrics(out, journal)
+        # Last, whole or not at all, as a sign that all is there.
+        write_atomically(out / "model.safetensors", save(dict(arrays)))
+
+
+def settings_of(config: Config) -> Settings:
+    return Settings(
+        rounds=int(str(config["num-rounds"])),
+        strategy=str(config["strategy"]),
+        seed=int(str(config["seed"])),
+        rules=Rules(deadline_s=float(str(config["round-timeout-s"]))),
+        train_config={
+            name: value for name in ASKED if isinstance(value := config[name], int | float)
+        },
     )
 
 
-def report(done: Round) -> None:
-    scores = "  ".join(f"{name} {value:.4f}" for name, value in done.evaluation.items())
-    traffic = f"down {done.bytes_down} B  up {done.bytes_up} B"
-    log(INFO, "round %s  %s  %s  updates %s", done.number, scores, traffic, len(done.metrics))
-    for refusal in done.refused:
-        log(INFO, "refused: node %s: %s", refusal.node, refusal.reason)
+@contextlib.contextmanager
+def journal_in(data: Path | None) -> Iterator[Journal]:
+    """The journal in the coordinator's folder, else one that is gone with the run."""
+    with contextlib.ExitStack() as stack:
+        if data is None:
+            data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        yield stack.enter_context(opened(data / RUN))
 
 
-def line(done: Round) -> str:
-    """A round as a line of JSON."""
+@contextlib.contextmanager
+def fabric_of(grid: Grid, config: Config, data: Path | None, model: Model) -> Iterator[Fabric]:
+    """The SuperLink's nodes, and where `listen` says so the devices of a device service beside them."""
+    query_s = float(str(config["query-s"]))
+    query = Query(wait_s=query_s) if query_s else None
+    flower = flower_fabric(grid, time.time, time.sleep, query)
+    if data is None or not config["listen"]:
+        yield flower
+        return
+    keys, store = read_keys(data / KEYS), open_store(data)
+    with ServiceHost(
+        store=store,
+        keys=keys,
+        address=str(config["listen"]),
+        limits=Limits(),
+        now_s=time.time,
+        new_id=new_device_id,
+    ) as host:
+        yield joined(service_fabric(host, model), flower)
+    store.close()
+
+
+def wait_for_nodes(fabric: Fabric, config: Config) -> None:
+    nodes, wait_s = int(str(config["min-nodes"])), float(str(config["wait-s"]))
+    if not Polling(fabric.grid, time.time, time.sleep).wait_for_nodes(nodes, wait_s):
+        raise RunFailed(f"fewer than {nodes} nodes were online after {wait_s:g} s")
+
+
+def report(entry: Entry) -> None:
+    record = entry.record
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in record["evaluation"].items())
+    traffic = f"down {record['bytes_down']} B  up {record['bytes_up']} B"
+    updates = len(record["metrics"])
+    log(INFO, "round %s  %s  %s  updates %s", entry.number, scores, traffic, updates)
+    for refusal in record["refused"]:
+        log(INFO, "refused: node %s: %s", refusal["node"], refusal["reason"])
+
+
+def write_metrics(out: Path, journal: Journal) -> None:
+    """All rounds that count, each a line of JSON; those of before a stop too."""
+    lines = [line(entry) for entry in journal.entries() if not entry.rolled_back]
+    write_atomically(out / "metrics.jsonl", "".join(lines).encode())
+
+
+def line(entry: Entry) -> str:
+    record = entry.record
     values = {
-        "round": done.number,
-        **finite(done.evaluation),
-        "bytes_down": done.bytes_down,
-        "bytes_up": done.bytes_up,
-        "devices": [finite(metrics) for metrics in done.metrics.values()],
-        "refused": [[refusal.node, refusal.reason] for refusal in done.refused],
-        "waiting": done.waiting,
+        "round": entry.number,
+        **record["evaluation"],
+        "bytes_down": record["bytes_down"],
+        "bytes_up": record["bytes_up"],
+        "devices": list(record["metrics"].values()),
+        "refused": [[refusal["node"], refusal["reason"]] for refusal in record["refused"]],
+        "waiting": record["waiting"],
     }
-    return json.dumps(values) + "\n"
+    return json.dumps(finite(values)) + "\n"
 
 
-def finish(arrays: Arrays, context: Context) -> None:
-    """The model last, whole or not at all, as a sign that all is there."""
-    write_atomically(out_folder(context) / "model.safetensors", save(dict(arrays)))
-
-
-def finite(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN and no infinity: null stands for them."""
-    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-
-
-def out_folder(context: Context) -> Path:
-    out = Path(str(context.run_config["out"]))
-    if not out.is_absolute():
-        raise BadInput("name the result folder with an absolute path: --run-config 'out=\"/...\"'")
-    return out
-
-
-app = build_server_app(compose, finish)
+def folder(config: Config, name: str) -> Path:
+    path = Path(str(config[name]))
+    if not path.is_absolute():
+        raise BadInput(
+            f"name the folder {name} with an absolute path: --run-config '{name}=\"/...\"'"
+        )
+    return path
