@@ -23,6 +23,7 @@ from .learning import MOST_POINTS, thinned
 MOST_MESSAGES = 24  # of a round's time line
 MOST_TABLED = 200  # rounds
 MOST_REASONS = 20
+HEADROOM = 1.08
 UNEVEN = 30  # times the median: so long is the longest round that others can be seen beside
 DECADES = (1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36e3, 864e3, 864e4)
 BEYOND = 1.6  # a time line ends at so many times the round, though a message may still be under way
@@ -61,7 +62,7 @@ def rounds_picture(rounds: Sequence[RoundRecord]) -> str:
             _draw_skipped(ax, [r.round for r in shown if r.skipped is not None])
             ax.set_xlabel("round")
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        updates.set_ylim(bottom=0)
+        updates.set_ylim(0, HEADROOM * max(1, *asked, *used))
         _scale(length, seconds)
         return svg(made, "rounds", "How long rounds took, and how many updates they used")
 
@@ -83,7 +84,7 @@ def _scale(ax: Axes, seconds: Sequence[float]) -> None:
         ax.yaxis.set_minor_locator(NullLocator())
         ax.set_title("how long rounds took (logarithmic)")
     else:
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, HEADROOM * max(seconds) or 1)
         count_time(ax.yaxis, 5)
         ax.set_title("how long rounds took")
 
@@ -104,18 +105,18 @@ def skipped_table(rounds: Sequence[RoundRecord]) -> str:
 
 
 def time_lines(run: Run) -> str:
-    """The first, the median and the slowest of the rounds that were not skipped."""
+    """The slowest, the median and the first round in which devices were asked, where they differ."""
     trained = [r for r in run.rounds[1:] if r.asked]
     if not trained:
         return '<p class="note">No device was ever asked.</p>'
     by_length = sorted(trained, key=lambda r: (r.end_s - r.start_s, r.round))
-    chosen: dict[int, tuple[str, RoundRecord]] = {}
+    chosen: dict[str, tuple[str, RoundRecord]] = {}
     for said, record in (
         ("the slowest", by_length[-1]),
         ("the median", by_length[len(by_length) // 2]),
         ("the first", trained[0]),
     ):
-        chosen.setdefault(record.round, (said, record))
+        chosen.setdefault(human_s(record.end_s - record.start_s), (said, record))
     lines = (_time_line(run, said, record) for said, record in chosen.values())
     return key(KEY) + "".join(lines)
 
