@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -103,8 +104,10 @@ class Federation:
                 )
             )
 
-    def run(self, generator: random.Random | None, every_s: float) -> None:
-        """Run to the end; with a generator, kill somebody about every `every_s` seconds."""
+    def run(
+        self, generator: random.Random | None, every_s: float, most_kills: float = math.inf
+    ) -> None:
+        """Run to the end; with a generator, kill somebody about every `every_s` seconds, up to so often."""
         everybody = [self.coordinator, *self.devices]
         until_s = time.monotonic() + RUN_S
         for process in everybody:
@@ -115,7 +118,7 @@ class Federation:
                     raise SystemExit(f"the run in {self.folder} did not end in {RUN_S:.0f} s")
                 for device in self.devices:
                     device.keep()
-                if generator is None:
+                if generator is None or sum(p.kills for p in everybody) >= most_kills:
                     time.sleep(LOOK_S)
                     continue
                 time.sleep(generator.expovariate(1 / every_s))
@@ -166,7 +169,9 @@ def _run(*arguments: str) -> str:
     return subprocess.run((*FEDPOET, *arguments), check=True, capture_output=True, text=True).stdout
 
 
-def compare(runs: int, seed: int, every_s: float, folder: Path) -> int:
+def compare(
+    runs: int, seed: int, every_s: float, folder: Path, most_kills: float = math.inf
+) -> int:
     """Run once in peace and `runs` times with kills; how many kills there were. Raises on a difference."""
     peace = folder / "peace"
     peace.mkdir()
@@ -179,7 +184,7 @@ def compare(runs: int, seed: int, every_s: float, folder: Path) -> int:
         own = folder / f"run-{number}"
         own.mkdir()
         federation = Federation(own)
-        federation.run(random.Random(f"{seed}-{number}"), every_s)
+        federation.run(random.Random(f"{seed}-{number}"), every_s, most_kills)
         federation.require_counted_once()
         if federation.model() != expected:
             raise SystemExit(f"run {number} with seed {seed} gave another model")
