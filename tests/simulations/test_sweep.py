@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 import tomllib
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from scheduler.errors import BadFile, BadInput, UnknownName
+from simulations.cli import main
 from simulations.config import SimulationConfig
 from simulations.fleet_changes import change
 from simulations.reading import read_run
@@ -140,3 +142,28 @@ def test_a_damaged_sweep_is_refused(tmp_path):
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(BadFile, match="cannot be read"):
         read_sweep(tmp_path)
+
+
+def test_the_command_sweeps_and_resumes(fleet_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def fedpoet(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedpoet", "simulate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code or 0, *capsys.readouterr())
+
+    run = ("--workload", "digits", "--rounds", "1", "--no-training", "--fleet", str(fleet_file))
+    code, out, err = fedpoet(*run, "--sweep", "cohort=1,2", "--out", "here")
+    assert code == 0, err
+    assert "wrote here" in out
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {
+        "sweep.json", "sweep.csv", "compare.html", "cohort=1", "cohort=2",
+    }  # fmt: skip
+    code, out, err = fedpoet("--resume", "here")
+    assert (code, "wrote here" in out) == (0, True), err
+    code, _, err = fedpoet(*run, "--sweep", "cohort=1,none")
+    assert (code, list((tmp_path).iterdir())) == (2, [tmp_path / "here"])
+    assert "cohort: Input should be a valid integer" in err
+    code, _, err = fedpoet(*run, "--sweep", "cohort=1,2", "--overwrite")
+    assert (code, "--overwrite does not go with --sweep" in err) == (2, True)
