@@ -82,8 +82,9 @@ fuzz: $(STAMP) ## 120,000 bad inputs against the codec and the device service (m
 bench-join: $(STAMP) ## A device that waits, and what the framework adds to a round (a minute, nothing else running).
 	$(BIN)/python -m benchmarks.join $(ARGS)
 
-bench-serve: $(STAMP) ## The device service with 1,000 devices, and with models of 200 and 600 MB (some minutes; ARGS="--quick").
+bench-serve: $(STAMP) ## The device service with 1,000 devices, and with models of 200 and 600 MB; Flower's SuperLink (some minutes; ARGS="--quick").
 	$(BIN)/python -m benchmarks.serve $(ARGS)
+	$(BIN)/python -m benchmarks.serve_flower
 
 kill-runs: $(STAMP) ## Kill coordinators and devices at random moments in 50 runs, and compare the models (an hour; ARGS="--runs 3").
 	$(BIN)/python -m benchmarks.kill_runs $(ARGS)

@@ -55,6 +55,7 @@ class Case:
 
 CASES = (
     Case(devices=1000, cohort=100, rounds=10, model_bytes=100_000),
+    Case(devices=4, cohort=4, rounds=5, model_bytes=100_000),  # as benchmarks/serve_flower.py
     Case(devices=3, cohort=3, rounds=2, model_bytes=200 * MIB),
     Case(devices=2, cohort=2, rounds=1, model_bytes=600 * MIB),
 )

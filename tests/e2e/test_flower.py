@@ -184,8 +184,13 @@ def require_simulated(folder: Path, rounds: int) -> None:
 def test_supernodes_and_a_device_of_the_service_train_in_the_same_rounds_and_a_later_run_goes_on(
     tmp_path,
 ):
-    """The journal outlives the SuperLink's run: a second run adds the rounds that are missing."""
-    link_port, listen, *node_ports = free_ports(4)
+    """The journal outlives the SuperLink's run: a second run adds the rounds that are missing.
+
+    A third SuperNode, whose owner wants quiet all day, says so and is never asked.
+    """
+    link_port, listen, *node_ports = free_ports(5)
+    nodes = [node_config(partition, "digits") for partition in range(2)]
+    nodes.append(f'{nodes[0]} quiet-hours="00:00-12:00,12:00-00:00"')
     data, device = tmp_path / "coordinator", None
     (tmp_path / "devices").mkdir()
     with processes(tmp_path) as group, processes(tmp_path / "devices") as devices:
@@ -200,7 +205,7 @@ def test_supernodes_and_a_device_of_the_service_train_in_the_same_rounds_and_a_l
                 "--insecure",
                 *("--superlink", f"127.0.0.1:{link_port}"),
                 *("--port", port),
-                *("--node-config", node_config(partition, "digits")),
+                *("--node-config", nodes[partition]),
             )
         kind, ram_bytes = NODES[2]
         joining = (
@@ -216,7 +221,7 @@ def test_supernodes_and_a_device_of_the_service_train_in_the_same_rounds_and_a_l
                 device = devices.start("device", *joining)
 
         flower_config(group, f"127.0.0.1:{link_port}", insecure="true")
-        more = f'data="{data}" listen="localhost:{listen}" query-s=20.0'
+        more = f'data="{data}" listen="localhost:{listen}" query-s=40.0 min-nodes=4'
         out = tmp_path / "out"
         for rounds in (1, 2):
             (out / "model.safetensors").unlink(missing_ok=True)
