@@ -22,6 +22,7 @@ COARSE, FINE = 2.0**10, 2.0**60  # reciprocals of the two units
 SHIFT = 50  # bits from one unit to the other
 MOST = 2.0**52  # sum of all magnitudes; the coarse sums then stay below 2**62
 CARRY_AFTER = 2**13  # terms; each puts at most 2**49 into the fine sums
+SMALL = 2**14  # numbers of an array that is added together with others
 BLOCK = 2**16  # numbers that are worked on at a time, so that they stay in the processor's cache
 
 
@@ -33,8 +34,17 @@ class Totals:
             if np.iscomplexobj(value):
                 raise BadInput(f"array {name!r} is complex; models of real numbers can be averaged")
         self._shapes = {name: value.shape for name, value in reference.items()}
-        self._coarse = {n: np.zeros(v.size, dtype=np.int64) for n, v in reference.items()}
-        self._fine = {n: np.zeros(v.size, dtype=np.int64) for n, v in reference.items()}
+        self._parts = _parts(reference)
+        self._sums = [
+            (np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64))
+            for size in (sum(reference[name].size for name in part) for part in self._parts)
+        ]
+        self._coarse: dict[str, NDArray[np.int64]] = {}
+        self._fine: dict[str, NDArray[np.int64]] = {}
+        for part, (coarse, fine) in zip(self._parts, self._sums, strict=True):
+            ends = np.cumsum([reference[name].size for name in part])[:-1]
+            self._coarse |= dict(zip(part, np.split(coarse, ends), strict=True))
+            self._fine |= dict(zip(part, np.split(fine, ends), strict=True))
         self._weight = Fraction(0)
         self._reach = 0.0
         self.count = 0
@@ -49,7 +59,8 @@ class Totals:
 
         Raises BadUpdate, and adds nothing, when the sums could leave the range that is exact.
         """
-        reach = max((_largest(arrays[name]) for name in self._shapes), default=0.0) * weight
+        flat = [_flat(arrays, part) for part in self._parts]
+        reach = max(map(_largest, flat), default=0.0) * weight
         if not self._reach + reach <= MOST:
             raise BadUpdate(
                 f"the update's numbers reach {reach / weight:.3g} with a weight of {weight:.6g}: too much "
@@ -57,12 +68,12 @@ class Totals:
             )
         self._reach += reach
         self._weight += Fraction(weight)
-        for name in self._shapes:
-            _add(arrays[name].reshape(-1), weight, self._coarse[name], self._fine[name])
+        for values, (coarse, fine) in zip(flat, self._sums, strict=True):
+            _add(values, weight, coarse, fine)
         self.count += 1
         if self.count % CARRY_AFTER == 0:
-            for name, fine in self._fine.items():
-                _carry(self._coarse[name], fine)
+            for coarse, fine in self._sums:
+                _carry(coarse, fine)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,12 +82,26 @@ class Totals:
 
     def take_mean(self, name: str) -> NDArray[np.float64]:
         """The weighted mean of one array, in float64, in exchange for its sums; an update has been added."""
+        self._parts, self._sums = [], []  # nothing can be added from here on
         coarse, fine = self._coarse.pop(name), self._fine.pop(name)
         _carry(coarse, fine)
         mean = fine / FINE
         mean += coarse / COARSE
         mean /= self.weight
         return mean.reshape(self._shapes[name])
+
+
+def _parts(reference: Arrays) -> list[tuple[str, ...]]:
+    """Names of arrays that are added together: the small ones as one, since each call of numpy costs."""
+    small = tuple(name for name, value in reference.items() if value.size <= SMALL)
+    large = [(name,) for name in reference if name not in set(small)]
+    return [small, *large] if small else [*large]
+
+
+def _flat(arrays: Arrays, part: tuple[str, ...]) -> NDArray[Any]:
+    if len(part) == 1:
+        return arrays[part[0]].reshape(-1)
+    return np.concatenate([arrays[name].reshape(-1) for name in part], dtype=np.float64)
 
 
 def _carry(coarse: NDArray[np.int64], fine: NDArray[np.int64]) -> None:
