@@ -86,23 +86,22 @@ def main() -> None:
     print(f"{asked.rounds} rounds; a round's ratio is to the faster of fedpoet's rows\n")
     for task in asked.tasks:
         print(f"{task:27} {'start s':>8} {'ms/round':>9} {'ratio':>6} {'accuracy':>8} {'MiB':>6}")
-        best: float | None = None
+        rows: list[tuple[Contestant, dict[str, float] | None]] = []
         for one in CONTESTANTS:
             if (asked.only and asked.only not in one.name) or (one.tasks and task not in one.tasks):
                 continue
-            found = run(one, (*TASKS[task], "--rounds", str(asked.rounds)))
+            rows.append((one, run(one, (*TASKS[task], "--rounds", str(asked.rounds)))))
+        own = [found["round_s"] for one, found in rows if found and one.environment is None]
+        for one, found in rows:
             if found is None:
                 print(f"  {one.name:25} did not run")
                 continue
-            if one.environment is None:
-                best = min(best or found["round_s"], found["round_s"])
-            ratio = f"{found['round_s'] / best:6.2f}" if best else "     -"
+            ratio = f"{found['round_s'] / min(own):6.2f}" if own else "     -"
             print(
                 f"  {one.name:25} {found['start_s']:8.1f} {found['round_s'] * 1e3:9.2f} {ratio} "
-                f"{found['accuracy']:8.3f} {found['memory_bytes'] / MIB:6.0f}",
-                flush=True,
+                f"{found['accuracy']:8.3f} {found['memory_bytes'] / MIB:6.0f}"
             )
-        print()
+        print(flush=True)
 
 
 def run(one: Contestant, arguments: tuple[str, ...]) -> dict[str, float] | None:
@@ -138,7 +137,9 @@ def run(one: Contestant, arguments: tuple[str, ...]) -> dict[str, float] | None:
     if process.returncode != 0 or not reports:
         print((ROOT / ".opponents/log.txt").read_text()[-2000:], file=sys.stderr)
         return None
-    found: dict[str, float] = json.JSONDecoder().raw_decode(reports[-1])[0]  # each process may print one
+    found: dict[str, float] = json.JSONDecoder().raw_decode(reports[-1])[
+        0
+    ]  # each process may print one
     return {**found, "memory_bytes": memory_bytes}
 
 

@@ -64,8 +64,8 @@ def compare(name: str) -> None:
     alone_s = least_s(lambda: [bound[k]((x[k], y[k])) for k in range(CLIENTS)])
     vmapped_s = least_s(lambda: together(stacked, x, y))
     print(
-        f"{name:9} {CLIENTS} clients: recorded steps {alone_s * 1e3:7.2f} ms, vmap {vmapped_s * 1e3:7.2f} ms; "
-        f"the same bits: {same_loss} losses, {same_gradient} sets of gradients"
+        f"{name:9} {CLIENTS} clients: recorded {alone_s * 1e3:7.2f} ms, vmap {vmapped_s * 1e3:7.2f} ms; the "
+        f"same bits: {same_loss} losses, {same_gradient} sets of gradients"
     )
 
 
