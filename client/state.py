@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -89,12 +90,15 @@ def score(workload: Workload, model: torch.nn.Module, examples: Examples) -> dic
 
 
 def evaluation(workload: Workload) -> Callable[[int, Arrays], dict[str, float]]:
-    """A function from (round, arrays) to their score on the workload's held-out examples."""
-    model, examples = workload.model(), workload.test()
+    """A function from (round, arrays) to their score on the workload's held-out examples.
+
+    They are read when they are first needed: a coordinator that starts again asks devices before.
+    """
+    model, examples = workload.model(), functools.cache(workload.test)
 
     def evaluate(_: int, arrays: Arrays) -> dict[str, float]:
         set_arrays(model, arrays)
-        return score(workload, model, examples)
+        return score(workload, model, examples())
 
     return evaluate
 
