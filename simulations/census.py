@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from client.prepare import pose, pose_traced
 from client.program import Traced
@@ -33,6 +35,15 @@ class Able:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """How many of so many devices can train at a batch size."""
+
+    batch_size: int
+    able: int
+    devices: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Census:
     """A whole fleet at one batch size. `floor` is the least RAM of the step, and what sets it."""
 
@@ -59,8 +70,8 @@ def take_census(
 ) -> tuple[Census, ...]:
     """Which kinds have a plan, without a deadline, at each batch size: one trace for each of those.
 
-    A kind for which none is found in `time_limit_s` counts as one that cannot. Raises BadInput where no
-    partition makes a batch.
+    Kinds without a device are not asked. A kind for which none is found in `time_limit_s` counts as one
+    that cannot. Raises BadInput where no partition makes a batch.
     """
     return tuple(
         _at(
@@ -73,14 +84,29 @@ def take_census(
     )
 
 
-def sentence(census: Sequence[Census], model: str) -> str:
+def count_smaller(fleet: Fleet, workload: Workload, left_out: Collection[str]) -> tuple[Count, ...]:
+    """Who could train at a quarter of the batch; nothing where no kind is left out or no batch is smaller.
+
+    Only kinds left out, by their names, are planned for: a smaller batch takes away nobody.
+    """
+    smaller = workload.batch_size // 4
+    if not left_out or not smaller:
+        return ()
+    out = np.array([kind.name in left_out for kind in fleet.kinds])
+    rest = fleet.where(out[fleet.kind])
+    (found,) = take_census(rest, workload, [smaller])
+    able = len(fleet) - len(rest) + found.able
+    return (Count(batch_size=smaller, able=able, devices=len(fleet)),)
+
+
+def sentence(census: Sequence[Census | Count], model: str) -> str:
     """As: 31 % of this fleet can train ResNet-18 at batch 8; at batch 2, 64 %."""
     first, *rest = census
     more = "".join(f"; at batch {c.batch_size}, {_percent(c)}" for c in rest)
     return f"{_percent(first)} of this fleet can train {model} at batch {first.batch_size}{more}"
 
 
-def _percent(census: Census) -> str:
+def _percent(census: Census | Count) -> str:
     """Neither none nor all unless it is so."""
     percent = 100 * census.able / census.devices
     whole = min(99, max(1, round(percent))) if 0 < census.able < census.devices else round(percent)
@@ -92,6 +118,7 @@ def _at(fleet: Fleet, traced: Traced, batch_size: int, time_limit_s: float) -> C
     kinds = tuple(
         Able(kind=kind, devices=count, reason=_reason(kind, traced, time_limit_s))
         for kind, count in zip(fleet.kinds, counts, strict=True)
+        if count
     )
     posed = pose_traced(
         traced, fleet.kinds[0].profile, cost_table(traced.graph, fleet.kinds[0].profile)

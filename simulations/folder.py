@@ -24,6 +24,7 @@ from protos.files import write_atomically, write_plan, write_problem
 from scheduler.errors import BadInput
 from server.updates import Arrays
 
+from .census import Count
 from .results import KindPlan, LeftOut, RoundRecord, facts
 
 UNFINISHED = ".unfinished"
@@ -105,9 +106,16 @@ class Draft:
             _write_json(self.path / CONFIG, config)
 
     def write_fleet(
-        self, plans: Sequence[KindPlan], left_out: Sequence[LeftOut], devices: NDArray[np.void]
+        self,
+        plans: Sequence[KindPlan],
+        left_out: Sequence[LeftOut],
+        devices: NDArray[np.void],
+        smaller: Sequence[Count] = (),
     ) -> None:
-        """Write who takes part by which plan; `devices` is of dtype DEVICE."""
+        """Write who takes part by which plan, and who could at `smaller` batches.
+
+        `devices` is of dtype DEVICE.
+        """
         with told(self.folder):
             (self.path / PLANS).mkdir(exist_ok=True)
             for plan in plans:
@@ -116,6 +124,7 @@ class Draft:
             kinds = {
                 "kinds": [asdict(facts(plan)) for plan in plans],
                 "left_out": [asdict(left) for left in left_out],
+                "smaller_batches": [asdict(count) for count in smaller],
             }
             _write_json(self.path / KINDS, kinds)
             np.save(self.path / DEVICES, devices, allow_pickle=False)

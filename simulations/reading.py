@@ -17,6 +17,7 @@ from protos.files import read_plan, read_problem
 from scheduler.errors import BadFile, BadMessage
 from server.updates import Arrays
 
+from .census import Count
 from .folder import CONFIG, DEVICES, JOURNEYS, KINDS, METRICS, MODEL, PLANS
 from .results import DEVICE, ROW, KindFacts, KindPlan, LeftOut, RoundRecord
 
@@ -28,12 +29,14 @@ class Run:
     """A run: its settings, who took part by which plan, and what happened.
 
     `journeys` has a row of dtype ROW per message, in the file and not in memory; `devices` a row of dtype
-    DEVICE per device of the fleet, whether it took part or not.
+    DEVICE per device of the fleet, whether it took part or not. `smaller` counts who could train at
+    smaller batches, where somebody cannot at that of the run.
     """
 
     config: Mapping[str, Any]
     plans: tuple[KindPlan, ...]
     left_out: tuple[LeftOut, ...]
+    smaller: tuple[Count, ...]
     devices: NDArray[np.void]
     rounds: tuple[RoundRecord, ...]
     journeys: NDArray[np.void]
@@ -47,6 +50,7 @@ def read_run(folder: Path) -> Run:
         config=_json(folder / CONFIG),
         plans=tuple(_kind_plan(known, folder / PLANS) for known in facts),
         left_out=tuple(_parsed(LeftOut, x, folder / KINDS) for x in kinds.get("left_out", [])),
+        smaller=tuple(_parsed(Count, x, folder / KINDS) for x in kinds.get("smaller_batches", [])),
         devices=_devices(folder / DEVICES),
         rounds=_rounds(folder / METRICS),
         journeys=_journeys(folder / JOURNEYS),

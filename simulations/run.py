@@ -17,6 +17,7 @@ from server.cohort import make_sampler
 from server.strategy import make_strategy
 from server.updates import Arrays
 
+from .census import count_smaller
 from .checkpoint import Checkpoint, read_checkpoint
 from .config import SimulationConfig, completed
 from .data import Division, Workloads
@@ -109,7 +110,9 @@ def _simulate(config: SimulationConfig, draft: Draft, watcher: Watcher, machine:
     )
     enrolled = enrol(planner, fleet, workload)
     if checkpoint is None:
-        draft.write_fleet(enrolled.plans, enrolled.left_out, enrolled.devices)
+        out = {left.name for left in enrolled.left_out}
+        smaller = count_smaller(fleet, workload, out)
+        draft.write_fleet(enrolled.plans, enrolled.left_out, enrolled.devices, smaller)
     watcher.on_start(enrolled.fleet)
     stage = Stage(
         config=config,

@@ -12,6 +12,7 @@ from scheduler.view.bars import Part, bars_picture
 from scheduler.view.html import table
 from scheduler.view.text import human_bytes, plural
 
+from ..census import Count, sentence
 from ..fleet import Ints, Mask
 from ..reading import Run
 from ..results import LeftOut, Outcome
@@ -69,14 +70,13 @@ def took_part(run: Run, tallied: Tally) -> tuple[Took, ...]:
 def participation_note(run: Run, tallied: Tally) -> str:
     """The fleet in sentences."""
     able = run.devices["kind"] >= 0
-    used = tallied.used[able]
+    used, count = tallied.used[able], int(able.sum())
     workload = str(run.config["workload"]).rpartition("/")[2]
-    batch = run.config.get("batch_size")
+    now = Count(batch_size=run.config["batch_size"], able=count, devices=len(able))
     return (
-        f"{_share(int(able.sum()), len(able))} of this fleet can train {workload}"
-        + (f" at batch {batch}" if batch else "")
-        + f". Of those {plural(int(able.sum()), 'device')}, {_count(tallied.asked[able] > 0)} were asked and "
-        f"{_count(used > 0)} gave an update that a model has{_half(used)}. {_unheard(run, tallied)}"
+        f"{sentence((now, *run.smaller), workload)}. Of the {plural(count, 'device')} that can now, "
+        f"{_count(tallied.asked[able] > 0)} were asked and {_count(used > 0)} gave an update that a model "
+        f"has{_half(used)}. {_unheard(run, tallied)}"
     )
 
 

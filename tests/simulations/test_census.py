@@ -8,7 +8,7 @@ from client.prepare import pose
 from client.workload import load_workload, with_training
 from scheduler import Infeasible, floor, load_device, solve
 from scheduler.errors import BadInput
-from simulations.census import Able, Census, sentence, take_census
+from simulations.census import Able, Census, count_smaller, sentence, take_census
 from simulations.fleet_file import fleet_names
 from simulations.population import load_fleet
 from tests.simulations.fleets import fleet_with, kind_of
@@ -67,6 +67,21 @@ def test_a_shipped_fleet_can_train_what_is_shipped_for_it(name, digits):
     fleet = load_fleet(name, digits.partitions)
     (found,) = take_census(fleet, digits, [digits.batch_size])
     assert found.able >= 0.3 * found.devices
+
+
+def test_kinds_left_out_are_counted_again_at_a_quarter_of_the_batch():
+    watch = load_workload("watch")
+    kinds = [
+        kind_of(name="rich", ram_bytes=10**7),
+        kind_of(name="poor", ram_bytes=100_000),
+        kind_of(name="broke", ram_bytes=1000),
+    ]
+    fleet = fleet_with(kinds, 9)
+    now, then = take_census(fleet, watch, [watch.batch_size, watch.batch_size // 4])
+    assert (now.able, then.able) == (3, 6)
+    (found,) = count_smaller(fleet, watch, {"poor", "broke"})
+    assert (found.batch_size, found.able, found.devices) == (then.batch_size, 6, 9)
+    assert count_smaller(fleet, watch, set()) == ()
 
 
 def counted(able, devices, batch_size):

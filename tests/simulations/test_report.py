@@ -57,7 +57,10 @@ def test_the_report_is_one_file_that_asks_for_nothing(page, large_page):
 def test_the_report_is_well_formed_and_shows_the_numbers(page, result):
     assert_well_formed(page)
     assert f"{result.rounds[-1].accuracy:.1%}" in page
-    assert "75 % of this fleet can train digits" in page
+    (smaller,) = result.smaller
+    assert (
+        f"75 % of this fleet can train digits at batch {4 * smaller.batch_size}; at batch" in page
+    )
     assert "below the floor of" in page
     for said in PICTURES:
         assert f'aria-label="{said}' in page, said
