@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import threading
+from functools import partial
 
 import grpc
 import pytest
@@ -61,16 +62,17 @@ def work(stub, receipts: dict[bytes, bytes], resumed: set[bytes], rng: random.Ra
     """Answer tasks as they come, until the service dies; some uploads are given up in the middle first."""
     stub.Report(REPORT)
     for notice in stub.Wait(pb.WaitRequest(protocol=PROTOCOL)):
-        task_id = decode_task(notice.task.task).task_id
-        update = trained(task_id)
-        digest = next(parts(task_id, update)).header.digest
+        task = decode_task(notice.task.task)
+        task_id, update = task.task_id, trained(task.task_id)
+        sent = partial(parts, task_id, update, model_digest=task.model.digest)
+        digest = next(sent()).header.digest
         ask = pb.UpdateOffsetRequest(task_id=task_id, digest=digest)
         if rng.random() < 0.3:
-            begun = itertools.islice(parts(task_id, update, stub.UpdateOffset(ask).offset_bytes), 2)
+            begun = itertools.islice(sent(stub.UpdateOffset(ask).offset_bytes), 2)
             with contextlib.suppress(grpc.RpcError):
                 stub.SendUpdate(begun)
         offset = stub.UpdateOffset(ask).offset_bytes
-        receipt = stub.SendUpdate(parts(task_id, update, offset)).SerializeToString()
+        receipt = stub.SendUpdate(sent(offset)).SerializeToString()
         assert receipts.setdefault(task_id, receipt) == receipt
         if offset:
             resumed.add(task_id)
