@@ -117,7 +117,16 @@ class Uploads:
         self, header: UpdateHeader, blob: Blob, take: Taken, upload: Upload, until_s: float
     ) -> Receipt:
         blobs = self._store.blobs
-        file = await self._in_thread(lambda: blobs.open_incoming(header.task_id, header.digest))
+        opening = asyncio.ensure_future(
+            self._in_thread(lambda: blobs.open_incoming(header.task_id, header.digest))
+        )
+        try:
+            file = await asyncio.shield(opening)
+        except (
+            asyncio.CancelledError
+        ):  # the call is over, but the thread opens the file all the same
+            opening.add_done_callback(_close)
+            raise
         try:
             arriving = await self._in_thread(
                 lambda: Arriving(blob, _pieces(file), chunk_bytes=self._limits.chunk_bytes)
@@ -179,6 +188,11 @@ class Uploads:
 def _keep(file: BinaryIO, arriving: Arriving, chunk: Chunk) -> None:
     file.write(arriving.take(chunk))
     file.flush()  # so that the file's size says what has arrived
+
+
+def _close(opening: asyncio.Future[BinaryIO]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:

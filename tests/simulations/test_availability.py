@@ -46,7 +46,7 @@ def spans(fleet, state, row):
 
 def edges(found):
     """Moments at which something may go wrong: in windows, and at and just before their ends."""
-    finite = [span for span in found if math.isfinite(span[0]) and span[0] >= 0][:12]
+    finite = [span for span in found if span[0] >= 0 and span[1] < 10 * DAY_S][:12]
     return [
         0.0,
         *(at for b, e in finite for at in (b, (b + e) / 2, e)),

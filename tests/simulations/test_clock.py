@@ -3,17 +3,21 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from simulations.clock import VirtualClock, delay_s
+from simulations.clock import VirtualClock
 
 times = st.floats(0, 1e9, allow_nan=False, allow_subnormal=False)
 
 
 @given(now_s=times, time_s=times)
-def test_a_delay_ends_at_the_very_moment_that_was_meant(now_s, time_s):
-    assert now_s + delay_s(now_s, time_s) == max(now_s, time_s)
+@example(now_s=1.223231852054596, time_s=536870913.384523)  # no single delay ends there
+def test_an_event_is_at_the_very_moment_that_was_meant(now_s, time_s):
+    clock, seen = VirtualClock(now_s), []
+    clock.at(time_s).callbacks.append(lambda _: seen.append(clock.now_s()))
+    clock.run(2e9, lambda: bool(seen))
+    assert seen == [max(now_s, time_s)]
 
 
 def test_time_passes_until_something_happens_and_no_further():
