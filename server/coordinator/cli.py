@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from scheduler.errors import BadInput
 if TYPE_CHECKING:
     from .run import Model, Settings
 
-RUN, KEYS = "run", "keys"  # in the coordinator's folder
+RUN = "run"  # in the coordinator's folder
 LISTEN, WEB = "127.0.0.1:9093", "127.0.0.1:9094"
 
 DataOption = Annotated[Path, typer.Option(help="The coordinator's folder (fedpoet keys init).")]
@@ -130,7 +131,8 @@ def register(app: typer.Typer, read_model: Callable[[str, int], Model]) -> None:
 
 
 def _coordinate(settings: Settings, model: Model, data: Path, listen: str, web: str) -> None:
-    from server.cli import new_device_id
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would print every failed handshake
+    from server.cli import KEYS, new_device_id
     from server.keyring import read_keys
     from server.service.host import ServiceHost
     from server.service.limits import Limits
