@@ -139,7 +139,7 @@ class Uploads:
                 await self._in_thread(partial(_keep, file, arriving, part.chunk))
             return await self._in_thread(lambda: self._finish(header, arriving, file))
         finally:
-            await self._in_thread(file.close)
+            file.close()  # here: a call that is over gets no thread any more
 
     def _finish(self, header: UpdateHeader, arriving: Arriving, file: BinaryIO) -> Receipt:
         blobs = self._store.blobs
