@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +26,7 @@ def main() -> None:
     asked = parser.parse_args()
     for client in range(0 if asked.workers > 1 else task.CLIENTS):
         task.examples(asked.task, client)  # as the others: before the first round
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # as `fedpoet simulate` does
     watch = task.Watch()
     config = SimulationConfig(
         workload=f"{HERE / 'workload.py'}:{asked.task}",
