@@ -1,16 +1,39 @@
-"""A Grid on which only the cohort of a round exists."""
+"""Grids of our own: what those without a SuperLink share, and one on which only the cohort exists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from scheduler.errors import RunFailed
 
 LOOKS = 4  # a strategy looks at the nodes at most twice before it starts to wait for more
+
+
+class OwnGrid(Grid):
+    """A Grid behind which no SuperLink stands: it has one run, and makes plain messages."""
+
+    def set_run(self, run: Any) -> None:
+        """There is one run, and nothing to set."""
+
+    @property
+    def run(self) -> Any:
+        """No run of a SuperLink stands behind it."""
+        raise NotImplementedError("this Grid has no run of a SuperLink")
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a device."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
 
 class CohortGrid(Grid):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
@@ -18,8 +17,8 @@ from flwr.app.message_type import MessageType
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from flwr.serverapp import Grid
 
+from server.grid import OwnGrid
 from server.replies import NUMBER_BYTES, content_bytes, metrics_of
 from server.reports import Reports
 
@@ -40,7 +39,7 @@ _LOST = {
 }
 
 
-class SimulatedGrid(Grid):
+class SimulatedGrid(OwnGrid):
     """A Grid whose nodes are the devices of a fleet.
 
     `work` trains, and `context_of` gives the context of the device in a row of the fleet. `numbers` is how
@@ -130,25 +129,6 @@ class SimulatedGrid(Grid):
         )
 
     # Flower's Grid.
-
-    def set_run(self, run: Any) -> None:
-        """A simulated fleet has one run; there is nothing to set."""
-
-    @property
-    def run(self) -> Any:
-        """No run of a SuperLink stands behind a simulated fleet."""
-        raise NotImplementedError("a simulated fleet has no run of a SuperLink")
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a device."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of all devices, online or not."""

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy.exc import DatabaseError
 
 from protos.arrays import read_arrays, write_arrays
 from scheduler.errors import BadFile, BadInput, BadMessage
 from scheduler.files import make_atomically
+from server.database import open_sqlite
 from server.federation import Pending, Progress, Round
 from server.history import SEEN, History
 from server.updates import Arrays
@@ -253,34 +253,11 @@ def opened(folder: Path) -> Iterator[Journal]:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BadInput(f"another coordinator works in {folder}; stop it first") from error
-        engine = _database(folder / FILE)
+        engine = open_sqlite(folder / FILE, _tables, VERSION, "a journal")
         try:
             yield Journal(folder, engine)
         finally:
             engine.dispose()
-
-
-def _database(path: Path) -> sa.Engine:
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)))
-    sa.event.listen(engine, "connect", _set_up)
-    try:
-        with engine.begin() as db:
-            version = db.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version not in (0, VERSION):
-                raise BadFile(f"{path} is of version {version}; this fedpoet reads {VERSION}")
-            _tables.create_all(db)
-            db.exec_driver_sql(f"PRAGMA user_version={VERSION}")
-    except DatabaseError as error:
-        engine.dispose()
-        raise BadFile(f"{path} cannot be used as a journal: {error.orig}") from error
-    return engine
-
-
-def _set_up(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")  # the web page reads while a round is noted
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
 
 
 def _write(arrays: Arrays, path: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DatabaseError
 
 from scheduler.errors import BadFile
+from server.database import open_sqlite
 
 FILE = "service.sqlite"
 VERSION = 1
@@ -71,28 +70,4 @@ def open_database(folder: Path) -> sa.Engine:
         path.touch(mode=0o600)
     except OSError as error:
         raise BadFile(f"cannot keep a store in {folder}: {error.strerror}") from error
-    engine = sa.create_engine(
-        sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_S}
-    )
-    sa.event.listen(engine, "connect", _set_up)
-    try:
-        with engine.begin() as connection:
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if version not in (0, VERSION):
-                raise BadFile(
-                    f"{path} is of version {version}; this fedpoet reads {VERSION}. Use that which wrote it"
-                )
-            tables.create_all(connection)
-            connection.exec_driver_sql(f"PRAGMA user_version={VERSION}")
-    except DatabaseError as error:
-        engine.dispose()
-        raise BadFile(f"{path} cannot be used as the service's store: {error.orig}") from error
-    return engine
-
-
-def _set_up(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    # One writer beside many readers, and what was committed stays, whatever happens to the machine.
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
+    return open_sqlite(path, tables, VERSION, "the service's store", busy_s=BUSY_S)

@@ -13,7 +13,6 @@ from flwr.app.error import Error
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
-from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
 from protos.arrays import write_arrays
@@ -23,6 +22,7 @@ from protos.device_pb2 import Capabilities
 from protos.tasks import TASK_ID_BYTES, Task, encode_task, sign_task
 from protos.values import from_numbers
 from scheduler.errors import BadInput, BadMessage
+from server.grid import OwnGrid
 from server.reports import Reports, Said, reports_of
 
 from .host import ServiceHost
@@ -42,7 +42,7 @@ class Asked:
     asked_s: float
 
 
-class ServiceGrid(Grid):
+class ServiceGrid(OwnGrid):
     """What the round engine talks to when devices come over the device service.
 
     A message's id is its task's. Tasks and updates are in the host's store, so that a process that is
@@ -73,25 +73,6 @@ class ServiceGrid(Grid):
             self._expires_s[kept.id] = kept.expires_at_s
             if kept.state != State.OPEN:
                 self._note([kept.id])
-
-    def set_run(self, run: Any) -> None:
-        """The device service has one run; there is nothing to set."""
-
-    @property
-    def run(self) -> Any:
-        """No run of a SuperLink stands behind the device service."""
-        raise NotImplementedError("the device service has no run of a SuperLink")
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a device."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Ids of the devices that wait for work now, in ascending order."""
