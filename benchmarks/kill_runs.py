@@ -15,7 +15,6 @@ import math
 import os
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
+
+from tests.e2e.flower_processes import free_ports
 
 FEDPOET = (sys.executable, "-c", "from simulations.cli import main; main()")
 DEVICES = 2
@@ -73,7 +74,7 @@ class Federation:
     devices: list[Process] = field(init=False)
 
     def __post_init__(self) -> None:
-        port, web = _free_ports(2)
+        port, web = free_ports(2)
         data = self.folder / "coordinator"
         _run("keys", "init", "--data", str(data), "--host", "localhost")
         rules = f"--rounds {ROUNDS} --cohort {DEVICES} --patience 600 --strategy fedadam".split()
@@ -157,12 +158,6 @@ class Federation:
             sqlite3.connect(self.folder / "coordinator/run/journal.sqlite")
         ) as journal:
             yield journal
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [s.getsockname()[1] for s in found]
 
 
 def _run(*arguments: str) -> str:
