@@ -41,6 +41,9 @@ from scheduler import Plan, Problem
 
 JOB_FILE, START_FILE, BATCHES_FILE = "step.pickle", "start.safetensors", "batches.safetensors"
 OUT_OF_MEMORY = 3
+# What torch's allocator says, and oneDNN when it has no memory for a kernel. The same training without the
+# limit goes first and succeeds, so that the second has no other cause here.
+NO_MEMORY_WORDS = ("allocate memory", "could not create a primitive")
 LOSS = nn.functional.cross_entropy
 
 
@@ -174,7 +177,7 @@ def main() -> None:
     try:
         losses, seconds = (_plain if kind == "plain" else _planned)(job, folder, out)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+        if isinstance(error, RuntimeError) and not any(w in str(error) for w in NO_MEMORY_WORDS):
             raise
         sys.stderr.write(f"{str(error).splitlines()[0] if str(error) else 'MemoryError'}\n")
         sys.exit(OUT_OF_MEMORY)

@@ -29,7 +29,7 @@ def test_plain_training_dies_where_the_plan_trains():
     assert done.returncode == 0, done.stdout + done.stderr
     rows = done.stdout.splitlines()[1:-1]
     assert len(rows) == 3
-    assert all("died: can't allocate memory" in row for row in rows)
+    assert all("died: " in row for row in rows)
     assert all(row.endswith("finished, same bits") for row in rows)
 
 

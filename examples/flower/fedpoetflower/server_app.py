@@ -17,8 +17,8 @@ from safetensors.numpy import save
 
 from protos.files import write_atomically
 from scheduler.errors import BadInput, RunFailed
-from server.cli import new_device_id
-from server.coordinator.cli import KEYS, RUN
+from server.cli import KEYS, new_device_id
+from server.coordinator.cli import RUN
 from server.coordinator.fabrics import flower_fabric, joined, service_fabric
 from server.coordinator.journal import Entry, Journal, opened
 from server.coordinator.memory import give_freed_arrays_back
