@@ -1,9 +1,10 @@
 """Kill a coordinator and its devices at random moments, again and again: `python -m benchmarks.kill_runs`.
 
 Each run is a whole federation of real processes: `fedpoet coordinate` and devices with `fedpoet join`, on the
-digits workload. While it goes on, one of the processes is killed with SIGKILL at a random moment, some time
-later started again with the same command, and so on. In the end the model must be the same, bit for bit, as
-that of a run in which nobody was killed, and every round must have counted one update of each device.
+workload of examples/own_workload.py, which needs no library for data, with so little RAM that plans page.
+While it goes on, one of the processes is killed with SIGKILL at a random moment, some time later started
+again with the same command, and so on. In the end the model must be the same, bit for bit, as that of a run
+in which nobody was killed, and every round must have counted one update of each device.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import random
+import secrets
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,18 +23,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from tests.e2e.flower_processes import free_ports
+from protos.trust import write_ticket
+from server.cli import KEYS
+from server.keyring import make_coordinator, make_keys, make_ticket
+from server.service.store import open_store
+from tests.e2e.flower_processes import ROOT, free_ports, is_open
 
 FEDPOET = (sys.executable, "-c", "from simulations.cli import main; main()")
+WORKLOAD = f"{ROOT / 'examples' / 'own_workload.py'}:vibration"
+RAM_BYTES = 112_000  # 2 % over what a step needs at least
 DEVICES = 2
-ROUNDS = 6
-RUN_S, LOOK_S = 600.0, 0.5
+ROUNDS = 8
+RUN_S, LOOK_S = 600.0, 0.05
+SOON_S, SOON_SHARE = 0.5, 0.7  # processes take longer to start than to go through a round
 
 
 @dataclass
@@ -50,19 +60,26 @@ class Process:
                 self.command, stdout=log, stderr=log, start_new_session=True
             )
 
+    def code(self) -> int | None:
+        """The exit code, None while it is at work or was never started."""
+        return None if self.running is None else self.running.poll()
+
     def keep(self) -> None:
-        """Start it again if it has ended, as a system's service manager does."""
-        if self.running is None or self.running.poll() is not None:
+        """Start it if it is not at work."""
+        if self.running is None or self.code() is not None:
             self.start()
 
     def kill(self) -> None:
-        """SIGKILL to the process and to its children: nobody gets to tidy up."""
-        if self.running is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.running.pid, signal.SIGKILL)
-        self.running.wait()
+        """SIGKILL: it gets to tidy up nothing. A device's child notices, and ends at once."""
+        self.stop()
         self.kills += 1
+
+    def stop(self) -> None:
+        """The same at the end of a run, which is not counted."""
+        if self.running is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.running.pid, signal.SIGKILL)
+            self.running.wait()
 
 
 @dataclass
@@ -72,69 +89,95 @@ class Federation:
     folder: Path
     coordinator: Process = field(init=False)
     devices: list[Process] = field(init=False)
+    port: int = field(init=False)
+    until_s: float = field(init=False)
+    met: bool = False  # whether the coordinator ever listened
 
     def __post_init__(self) -> None:
         port, web = free_ports(2)
         data = self.folder / "coordinator"
-        _run("keys", "init", "--data", str(data), "--host", "localhost")
+        tickets = _let_in(data)
         rules = f"--rounds {ROUNDS} --cohort {DEVICES} --patience 600 --strategy fedadam".split()
         places = f"--listen localhost:{port} --web 127.0.0.1:{web} --data {data}".split()
+        self.port = port
         self.coordinator = Process(
-            (*FEDPOET, "coordinate", "--workload", "digits", *rules, *places),
+            (*FEDPOET, "coordinate", "--workload", WORKLOAD, *rules, *places),
             self.folder / "coordinator.log",
         )
         self.devices = []
-        for partition in range(DEVICES):
-            ticket = _run("keys", "ticket", "--data", str(data), "--label", f"device-{partition}")
-            own = f"--data {self.folder / f'device-{partition}'} --ticket {ticket.strip()}".split()
-            what = [
-                "--workload",
-                "digits",
-                "--device",
-                "raspberry-pi-4b",
-                "--ram",
-                "200KB",
-                "--rest",
-                "1",
-            ]
+        for partition, ticket in enumerate(tickets):
+            own = f"--data {self.folder / f'device-{partition}'} --ticket {ticket}".split()
+            what = f"--device raspberry-pi-4b --ram {RAM_BYTES} --rest 1".split()
             where = f"--coordinator localhost:{port} --partition {partition}".split()
             self.devices.append(
                 Process(
-                    (*FEDPOET, "join", *where, *own, *what),
+                    (*FEDPOET, "join", "--workload", WORKLOAD, *where, *own, *what),
                     self.folder / f"device-{partition}.log",
                 )
             )
 
-    def run(
-        self, generator: random.Random | None, every_s: float, most_kills: float = math.inf
-    ) -> None:
-        """Run to the end; with a generator, kill somebody about every `every_s` seconds, up to so often."""
-        everybody = [self.coordinator, *self.devices]
-        until_s = time.monotonic() + RUN_S
-        for process in everybody:
-            process.start()
+    @property
+    def everybody(self) -> list[Process]:
+        """The coordinator, then the devices."""
+        return [self.coordinator, *self.devices]
+
+    @property
+    def kills(self) -> int:
+        """How often somebody was killed."""
+        return sum(process.kills for process in self.everybody)
+
+    def run(self, generator: random.Random | None, every_s: float, most_kills: int) -> None:
+        """Run to the end; with a generator, kill somebody at `most_kills` moments, while it lasts."""
+        self.until_s = time.monotonic() + RUN_S
         try:
-            while (code := self.coordinator.running.poll()) is None:  # type: ignore[union-attr]
-                if time.monotonic() > until_s:
-                    raise SystemExit(f"the run in {self.folder} did not end in {RUN_S:.0f} s")
-                for device in self.devices:
-                    device.keep()
-                if generator is None or sum(p.kills for p in everybody) >= most_kills:
-                    time.sleep(LOOK_S)
-                    continue
-                time.sleep(generator.expovariate(1 / every_s))
-                victim = generator.choice(everybody)
-                if self.coordinator.running.poll() is None:  # type: ignore[union-attr]
+            self.coordinator.start()
+            while self._goes_on():
+                if generator is None or self.kills >= most_kills:
+                    self._look()
+                elif self._reaches(generator, every_s):
+                    victim = generator.choice([p for p in self.everybody if p.running])
                     victim.kill()
                     time.sleep(generator.uniform(0, 1))
                     victim.start()
-            if code != 0:
-                raise SystemExit(f"the coordinator ended with {code}; see {self.coordinator.log}")
         finally:
-            for process in everybody:
-                process.kill()
+            for process in self.everybody:
+                process.stop()
+
+    def _goes_on(self) -> bool:
+        """Whether the coordinator is at work. Raises SystemExit when it failed or takes too long."""
+        code = self.coordinator.code()
+        if code:
+            raise SystemExit(f"the coordinator ended with {code}; see {self.coordinator.log}")
+        if time.monotonic() > self.until_s:
+            raise SystemExit(f"the run in {self.folder} did not end in {RUN_S:.0f} s")
+        return code is None
+
+    def _look(self) -> None:
+        """Wait a little, and start devices that are not at work, as a system's service manager does."""
+        time.sleep(LOOK_S)
+        self.met = self.met or is_open(self.port)
+        if self.met:  # before, they would use the processor to find nobody
+            for device in self.devices:
+                device.keep()
+
+    def _reaches(self, generator: random.Random, every_s: float) -> bool:
+        """Wait for a random moment, most of them soon after a round; whether the run still goes on."""
+        after_round = self._rounds() if generator.random() < SOON_SHARE else None
+        left_s = generator.uniform(0, SOON_S)
+        if after_round is None:
+            left_s = generator.expovariate(1 / every_s)
+        while self._goes_on() and left_s > 0:
+            self._look()
+            if after_round is None or self._rounds() > after_round:
+                left_s -= LOOK_S
+        return self._goes_on()
+
+    def _rounds(self) -> int:
+        """How many rounds made a model; told by its files, so that nobody opens the database meanwhile."""
+        return sum(1 for _ in (self.folder / "coordinator/run/models").glob("*.safetensors"))
 
     def model(self) -> bytes:
+        """The newest model."""
         with self._journal() as journal:
             ((row,),) = journal.execute("SELECT model FROM rounds ORDER BY id DESC LIMIT 1")
         return (self.folder / f"coordinator/run/models/{row:08d}.safetensors").read_bytes()
@@ -160,47 +203,59 @@ class Federation:
             yield journal
 
 
-def _run(*arguments: str) -> str:
-    return subprocess.run((*FEDPOET, *arguments), check=True, capture_output=True, text=True).stdout
+def _let_in(data: Path) -> list[str]:
+    """Make a coordinator's keys, and a ticket for each device."""
+    now_s = time.time()
+    authority = make_keys(data / KEYS, now_s=now_s)
+    make_coordinator(data / KEYS, ["localhost"], now_s=now_s)
+    tickets = [
+        make_ticket(authority, now_s=now_s, valid_s=3600, random_bytes=secrets.token_bytes)
+        for _ in range(DEVICES)
+    ]
+    with contextlib.closing(open_store(data)) as store:
+        for number, ticket in enumerate(tickets):
+            store.roster.add_ticket(ticket, f"device-{number}", now_s)
+    return [write_ticket(ticket) for ticket in tickets]
 
 
-def compare(
-    runs: int, seed: int, every_s: float, folder: Path, most_kills: float = math.inf
-) -> int:
-    """Run once in peace and `runs` times with kills; how many kills there were. Raises on a difference."""
-    peace = folder / "peace"
-    peace.mkdir()
-    federation = Federation(peace)
-    federation.run(None, every_s)
-    expected = federation.model()
+def finished(
+    folder: Path, generator: random.Random | None, every_s: float, kills: int
+) -> Federation:
+    """A federation in a new folder after its run, in which every update was counted once."""
+    folder.mkdir()
+    federation = Federation(folder)
+    federation.run(generator, every_s, kills)
     federation.require_counted_once()
-    kills = 0
-    for number in track(range(runs), description="runs with kills", console=Console(stderr=True)):
-        own = folder / f"run-{number}"
-        own.mkdir()
-        federation = Federation(own)
-        federation.run(random.Random(f"{seed}-{number}"), every_s, most_kills)
-        federation.require_counted_once()
-        if federation.model() != expected:
-            raise SystemExit(f"run {number} with seed {seed} gave another model")
-        kills += federation.coordinator.kills + sum(d.kills for d in federation.devices)
-        kills -= 1 + DEVICES  # the end of the run
-    return kills
+    return federation
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kills", type=int, default=4, help="in each run")
     parser.add_argument(
-        "--every", type=float, default=4.0, help="seconds between kills, on average"
+        "--every", type=float, default=3.0, help="seconds between kills, on average"
     )
-    arguments = parser.parse_args()
+    parser.add_argument("--at-once", type=int, default=2, help="runs side by side")
+    given = parser.parse_args()
     begun_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        kills = compare(arguments.runs, arguments.seed, arguments.every, Path(folder))
+    folder = Path(tempfile.mkdtemp())  # stays with its logs when something fails
+    with ThreadPoolExecutor(given.at_once) as pool:
+        expected = finished(folder / "peace", None, given.every, 0).model()
+
+        def killed(number: int) -> int:
+            generator = random.Random(f"{given.seed}-{number}")
+            run = finished(folder / f"run-{number}", generator, given.every, given.kills)
+            if run.model() != expected:
+                raise SystemExit(f"run {number} with seed {given.seed} gave another model")
+            return run.kills
+
+        runs = pool.map(killed, range(given.runs))
+        kills = sum(track(runs, "runs with kills", given.runs, console=Console(stderr=True)))
+    shutil.rmtree(folder)
     print(
-        f"{arguments.runs} runs, {kills} kills: the same model bit for bit, every update counted once; "
+        f"{given.runs} runs, {kills} kills: the same model bit for bit, every update counted once; "
         f"{time.monotonic() - begun_s:.0f} s"
     )
 
