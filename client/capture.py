@@ -36,7 +36,8 @@ class Capture:
     `values` holds the fake value of every node, so that two nodes share a storage exactly when the
     real ones will. `parameters`, `buffers`, `batch` (by name) and `constants` are the source nodes.
     `final` maps a buffer to the node of its value after the step; `gradients` leaves out parameters
-    that get no gradient. Nodes are marked with their phase and place (`places`).
+    that get no gradient. Nodes are marked with their phase and place (`places`). `mode` is that of the
+    fake values.
     """
 
     graph: fx.Graph
@@ -48,6 +49,7 @@ class Capture:
     loss: fx.Node
     gradients: dict[str, fx.Node]
     final: dict[str, fx.Node]
+    mode: FakeTensorMode
 
 
 def capture(
@@ -118,6 +120,7 @@ class _Reader:
             loss=loss,
             gradients=gradients,
             final=final,
+            mode=self.mode,
         )
 
     def _values(self, graph: fx.Graph) -> dict[fx.Node, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,10 +14,11 @@ aten = torch.ops.aten
 Function = Callable[..., tuple[Tensor, ...]]
 
 
-def flat(graph: fx.Graph) -> Function:
+def flat(graph: fx.Graph, calls: Mapping[fx.Node, Callable[..., Any]]) -> Function:
     """The function of a graph of operators without modules; it drops every tensor after its last use.
 
-    What needs no tensor to be made (a 1 that gradients begin with) is made once, if nobody changes it.
+    `calls` says what to call for a node, if not its target. What needs no tensor to be made (a 1 that
+    gradients begin with) is made once, if nobody changes it.
     """
     _shorten(graph)
     names: dict[fx.Node, str] = {}
@@ -46,8 +47,7 @@ def flat(graph: fx.Graph) -> Function:
         elif _is_constant(node):
             space[names[node]] = node.target(*node.args, **node.kwargs)
         else:
-            # OpOverload's own __call__ does no more than call this.
-            call = text(getattr(node.target, "_op", node.target))
+            call = text(calls.get(node, node.target))
             given = [text(a) for a in node.args]
             given += [f"{key}={text(a)}" for key, a in node.kwargs.items()]
             lines.append(f"v{k} = {call}({', '.join(given)})")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 
@@ -54,13 +52,13 @@ class Plainly:
         """Train without a budget, and charge the plan's."""
         losses: list[float] = []
         layouts: Layouts = ()
-        update = _step_of(optimizer)
         for batch in batches:
             tensors = _tensors(batch)
             if layouts != (layouts := _layouts(tensors)):
                 step = self._recorded(node, model, optimizer, batch).bind(model)
-            loss = step(tensors)
-            update()
+                update = step.update(optimizer)
+            loss, gradients = step(tensors)
+            update(gradients)
             losses.append(loss.item())
         return report(self.charges[plan_key(node.settings)], losses)
 
@@ -82,11 +80,3 @@ def _tensors(batch: Batch) -> tuple[torch.Tensor, ...]:
 
 def _layouts(tensors: Iterable[torch.Tensor]) -> Layouts:
     return tuple([(t.shape, t.stride(), t.dtype) for t in tensors])
-
-
-def _step_of(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
-    """The optimizer's step, without the profiler's record that torch puts around it: half a small step."""
-    step: Any = type(optimizer).step
-    return (
-        partial(step.__wrapped__, optimizer) if getattr(step, "hooked", False) else optimizer.step
-    )

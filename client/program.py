@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from scheduler.graph import Graph, Phase
 
+from .binding import binding
 from .dataflow import Dataflow, Node
 from .flat import Function as Function  # part of this module too
 from .flat import flat
@@ -58,6 +59,9 @@ class Update:
 
 
 Body = Computation | Update
+
+# What torch.set_grad_enabled calls, without an object around it.
+set_grad_mode = torch._C._set_grad_enabled  # noqa: SLF001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,12 +121,25 @@ def compile_view(flow: Dataflow, base: fx.Node, view: fx.Node) -> Function:
     return _Compiler(flow, (base,), {}).compile((), (view,))
 
 
-def compile_nodes(
-    flow: Dataflow, nodes: Sequence[Node], inputs: tuple[fx.Node, ...], outputs: tuple[fx.Node, ...]
+def compile_step(
+    flow: Dataflow, inputs: tuple[fx.Node, ...], outputs: tuple[fx.Node, ...]
 ) -> Function:
-    """A function for some nodes, in order, from bases to bases or views of them."""
-    in_place = copies_left_out(Unit(nodes=tuple(nodes)), tuple(flow.base[n] for n in outputs))
-    return flat(_Compiler(flow, inputs, in_place).graph_of(nodes, outputs))
+    """A function for all nodes, in order, from sources to bases or views of them.
+
+    It sets grad mode as eager training has it, on in the forward pass and off after, which some kernels
+    look at; whoever calls it sets it back.
+    """
+    in_place = copies_left_out(Unit(nodes=flow.nodes), tuple(flow.base[n] for n in outputs))
+    compiler = _Compiler(flow, inputs, in_place)
+    graph = compiler.graph_of(flow.nodes, outputs, grad_modes=True)
+    values = flow.captured.values
+    calls: dict[fx.Node, Function] = {}
+    with flow.captured.mode:
+        for node, copy in compiler.made.items():
+            # Where several nodes have one copy, it is the first one's.
+            if copy not in calls and isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001
+                calls[copy] = binding(node, values)
+    return flat(graph, calls)
 
 
 class _Compiler:
@@ -143,11 +160,20 @@ class _Compiler:
         return fx.GraphModule(torch.nn.Module(), graph).forward
 
     def graph_of(
-        self, nodes: Sequence[Node], outputs: tuple[fx.Node, ...], *, rerun: bool = False
+        self,
+        nodes: Sequence[Node],
+        outputs: tuple[fx.Node, ...],
+        *,
+        rerun: bool = False,
+        grad_modes: bool = False,
     ) -> fx.Graph:
         """With `rerun`, batch norm does not get the module's running statistics to change."""
+        phase: Phase | None = None
         for item in nodes:
             node = item.node
+            if grad_modes and item.phase is not phase:
+                phase = item.phase
+                self.graph.call_function(set_grad_mode, (phase is Phase.FORWARD,))
             copied = self._value(node)
             if rerun and item.writes:
                 copied.args = (*copied.args[:3], None, None, *copied.args[5:])

@@ -7,32 +7,23 @@ numbers are the same bit for bit; there is no plan and no budget here.
 
 from __future__ import annotations
 
-import itertools
-import operator
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-
-from scheduler.graph import Phase
+from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 from .batch import Batch
 from .capture import Capture, Loss, capture
-from .dataflow import Dataflow, Node
-from .grouping import Unit
+from .dataflow import Dataflow
 from .optimizer import as_accumulated
-from .program import Function, compile_nodes
+from .program import Function, compile_step, set_grad_mode
 from .setting import trained
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """Forward or backward pass: a function of some of the tensors so far, which adds tensors to them."""
-
-    run: Function
-    inputs: Callable[[list[Tensor]], tuple[Tensor, ...]]
-    backward: bool  # eager training runs it without grad mode, which some kernels look at
+Update = Callable[[Sequence[Tensor]], object]
+"""An optimizer's step, given the gradients of the parameters that a step trains."""
 
 
 class RecordedStep:
@@ -44,24 +35,29 @@ class RecordedStep:
     def __init__(
         self, module: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, batch: Batch
     ) -> None:
-        self._captured = capture(module, loss, tuple(trained(module, optimizer)), batch)
-        flow = Dataflow(self._captured)
-        gradients = self._captured.gradients
-        self._parts = _parts(flow, (self._captured.loss, *gradients.values()))
-        self._odd = _odd_gradients(flow, self._captured)
+        captured = self._captured = capture(module, loss, tuple(trained(module, optimizer)), batch)
+        flow = Dataflow(captured)
+        sources = (
+            *captured.parameters.values(),
+            *captured.buffers.values(),
+            *captured.constants,
+            *captured.batch.values(),
+        )
+        self._run = compile_step(flow, sources, (captured.loss, *captured.gradients.values()))
+        self._odd = _odd_gradients(flow, captured)
 
     def bind(self, module: nn.Module) -> BoundStep:
         """The step of a module, whose parameters and buffers it uses in place."""
-        return BoundStep(self._captured, self._parts, self._odd, module)
+        return BoundStep(self._captured, self._run, self._odd, module)
 
 
 class BoundStep:
-    """Call it with the tensors of a batch: it sets every parameter's .grad and returns the loss."""
+    """Call it with the tensors of a batch: it gives the loss before the update, and the gradients."""
 
     def __init__(
-        self, captured: Capture, parts: tuple[_Part, ...], odd: frozenset[int], module: nn.Module
+        self, captured: Capture, run: Function, odd: frozenset[int], module: nn.Module
     ) -> None:
-        self._parts, self._odd = parts, odd
+        self._run, self._odd = run, odd
         named, buffers = dict(module.named_parameters()), dict(module.named_buffers())
         self._parameters = [named[name] for name in captured.parameters]
         self._fixed = [buffers[name] for name in captured.buffers]
@@ -70,23 +66,20 @@ class BoundStep:
         self._pointers: list[int] = []
         self._held: list[Tensor] = []
 
-    def __call__(self, batch: Iterable[Tensor]) -> Tensor:
-        """The loss, 0-d, before the update; gradients of the step before are replaced."""
-        values = [*self._lasting(), *batch]
-        for part in self._parts:
-            if part.backward:
-                with torch.no_grad():
-                    results = part.run(*part.inputs(values))
-            else:
-                results = part.run(*part.inputs(values))
-            values += results
-        loss, *gradients = results
-        for parameter, gradient in zip(self._trained, gradients, strict=True):
-            parameter.grad = gradient
+    def __call__(self, batch: Iterable[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """The loss, 0-d, and a gradient for each parameter that is trained, laid out as eager ones."""
+        mode = torch.is_grad_enabled()
+        try:
+            loss, *gradients = self._run(*self._lasting(), *batch)
+        finally:
+            set_grad_mode(mode)
         for k in self._odd:
-            parameter, gradient = self._trained[k], gradients[k]
-            parameter.grad = as_accumulated(gradient.clone(), parameter)
-        return loss
+            gradients[k] = as_accumulated(gradients[k].clone(), self._trained[k])
+        return loss, gradients
+
+    def update(self, optimizer: torch.optim.Optimizer) -> Update:
+        """The optimizer's step for the gradients that a call gives."""
+        return _stateless_sgd(optimizer, self._trained) or partial(_step, optimizer, self._trained)
 
     def _lasting(self) -> list[Tensor]:
         """Parameters, buffers and constants; an optimizer may give a parameter other memory."""
@@ -97,46 +90,44 @@ class BoundStep:
         return self._held
 
 
-def _parts(flow: Dataflow, results: tuple[fx.Node, ...]) -> tuple[_Part, ...]:
-    """The nodes in runs of one phase; the last part gives the results."""
-    captured = flow.captured
-    so_far: list[fx.Node] = [
-        *captured.parameters.values(),
-        *captured.buffers.values(),
-        *captured.constants,
-        *captured.batch.values(),
-    ]
-    wanted = dict.fromkeys(flow.base[n] for n in results)
-    runs = [tuple(nodes) for _, nodes in itertools.groupby(flow.nodes, key=lambda n: n.phase)]
-    parts: list[_Part] = []
-    for k, nodes in enumerate(runs):
-        unit = Unit(nodes=nodes)
-        inputs, outputs = unit.reads, _read_later(unit, runs[k + 1 :], wanted)
-        if k == len(runs) - 1:
-            outputs = results
-            inputs = (*inputs, *(b for b in wanted if b not in unit.makes and b not in inputs))
-        parts.append(
-            _Part(
-                run=compile_nodes(flow, nodes, inputs, outputs),
-                inputs=_picker([so_far.index(base) for base in inputs]),
-                backward=unit.phase is Phase.BACKWARD,
-            )
-        )
-        so_far += outputs
-    return tuple(parts)
+def _step(
+    optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    step: Any = type(optimizer).step
+    if getattr(step, "hooked", False):
+        step.__wrapped__(optimizer)  # without the profiler's record, which is half a small step
+    else:
+        optimizer.step()
 
 
-def _picker(places: list[int]) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
-    if len(places) > 1:
-        return operator.itemgetter(*places)
-    return lambda values: tuple(values[place] for place in places)
+def _stateless_sgd(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Update | None:
+    """SGD in torch's own functional form, if this is SGD that keeps nothing between steps."""
+    group = optimizer.param_groups[0]
+    if (
+        type(optimizer) is not torch.optim.SGD
+        or len(optimizer.param_groups) > 1
+        or isinstance(group["lr"], Tensor)
+        or any(group[option] for option in ("momentum", "foreach", "fused", "differentiable"))
+    ):
+        return None
+    options = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
+    return partial(
+        _functional_sgd,
+        [parameter.detach() for parameter in parameters],
+        [None] * len(parameters),
+        {option: group[option] for option in options},
+    )
 
 
-def _read_later(
-    unit: Unit, later: list[tuple[Node, ...]], results: Iterable[fx.Node]
-) -> tuple[fx.Node, ...]:
-    wanted = {b for nodes in later for n in nodes for b in n.reads} | set(results)
-    return tuple(sorted(wanted & unit.makes, key=lambda base: base.name))
+def _functional_sgd(
+    parameters: list[Tensor],
+    momentum: list[Tensor | None],
+    options: Mapping[str, Any],
+    gradients: list[Tensor],
+) -> None:
+    sgd(parameters, gradients, momentum, foreach=False, fused=False, **options)
 
 
 def _odd_gradients(flow: Dataflow, captured: Capture) -> frozenset[int]:

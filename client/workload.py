@@ -186,11 +186,12 @@ def batches(
     examples: Examples, workload: Workload, order: np.random.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Whole batches for the local epochs, in a new order each; what is left over waits for the next."""
+    x, y, size = examples.x, examples.y, workload.batch_size
+    whole = len(examples) // size * size
     for _ in range(workload.local_epochs):
         positions = torch.from_numpy(order.permutation(len(examples)))
-        for chosen in torch.split(positions, workload.batch_size):
-            if len(chosen) == workload.batch_size:
-                yield examples.x[chosen], examples.y[chosen]
+        for chosen in positions[:whole].view(-1, size).unbind():
+            yield x.index_select(0, chosen), y.index_select(0, chosen)
 
 
 def _from_file(spec: str) -> object:
