@@ -141,7 +141,7 @@ def _coordinate(settings: Settings, model: Model, data: Path, listen: str, web: 
     from .fabrics import kinds_of, service_fabric
     from .journal import opened
     from .logs import log_as_json
-    from .memory import give_freed_arrays_back
+    from .memory import allow_many_connections, give_freed_arrays_back
     from .run import coordinate
     from .watch import Watch
     from .web import build_web, serving
@@ -150,6 +150,7 @@ def _coordinate(settings: Settings, model: Model, data: Path, listen: str, web: 
     host_name, port = _address(web)
     log_as_json()
     give_freed_arrays_back()
+    allow_many_connections()
     with opened(data / RUN) as journal:
         store = open_store(data)
         with ServiceHost(

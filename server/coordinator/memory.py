@@ -1,9 +1,10 @@
-"""How the process gives memory back that it has freed."""
+"""What the coordinator's process asks of its system: freed memory back, and files for all connections."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import resource
 
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 OWN_BYTES = 2**20
@@ -17,3 +18,13 @@ def give_freed_arrays_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_BYTES)
+
+
+def allow_many_connections() -> None:
+    """Take as many open files as the system lets this process have; each connection of a device is one.
+
+    A shell's own limit is often 1,024, at which a coordinator with 1,000 devices could not open its journal.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -21,9 +21,10 @@ from .refusals import REASON_KEY, Counts, Reason, Refusal
 log = logging.getLogger("fedpoet.service")
 
 Request = TypeVar("Request", bound=Message)
-Part = TypeVar("Part", bound=Message)
+Result = TypeVar("Result")
 Context = grpc.aio.ServicerContext[Any, Any]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
 class Send(Protocol):
@@ -50,7 +51,10 @@ class Calls:
         """One message up, one down."""
 
         async def handle(data: bytes, context: Context) -> bytes:
-            return await self._guard(name, context, roles, lambda c: do(c, self._parse(kind, data)))
+            async def run(caller: Caller) -> bytes:
+                return (await do(caller, self._parse(kind, data))).SerializeToString()
+
+            return await self._guard(name, context, roles, run)
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -63,11 +67,9 @@ class Calls:
             async def send(message: Message) -> None:
                 await context.write(message.SerializeToString())
 
-            async def run(caller: Caller) -> Message:
-                await do(caller, self._parse(kind, data), send)
-                return kind()
-
-            await self._guard(name, context, (Role.DEVICE,), run)
+            await self._guard(
+                name, context, (Role.DEVICE,), lambda c: do(c, self._parse(kind, data), send)
+            )
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
@@ -81,9 +83,29 @@ class Calls:
                 data = await anext(stream, None)
                 return None if data is None else self._parse(kind, data)
 
-            return await self._guard(name, context, (Role.DEVICE,), lambda c: do(c, take))
+            async def run(caller: Caller) -> bytes:
+                return (await do(caller, take)).SerializeToString()
+
+            return await self._guard(name, context, (Role.DEVICE,), run)
 
         return grpc.stream_unary_rpc_method_handler(handle)
+
+    def around(self, name: str, handler: Any) -> Any:
+        """A handler that gRPC brings, for those who may call; it reads its messages itself."""
+        (kind,) = (kind for kind in KINDS if getattr(handler, kind))
+
+        async def handle(request: Any, context: Context) -> Any:
+            async def run(_: Caller) -> Any:
+                answer = getattr(handler, kind)(request, context)
+                if not isinstance(answer, AsyncIterator):
+                    return await answer
+                async for message in answer:
+                    await context.write(message)
+                return None
+
+            return await self._guard(name, context, tuple(Role), run)
+
+        return handler._replace(**{kind: handle})
 
     def _parse(self, kind: type[Request], data: bytes) -> Request:
         if len(data) > self._limits.message_bytes:
@@ -101,12 +123,14 @@ class Calls:
         name: str,
         context: Context,
         roles: tuple[Role, ...],
-        do: Callable[[Caller], Awaitable[Message]],
-    ) -> bytes:
+        do: Callable[[Caller], Awaitable[Result]],
+    ) -> Result:
         self._counts.called(name)
         try:
-            caller = self._gate.admit(context.auth_context(), roles)
-            return (await do(caller)).SerializeToString()
+            with self._gate.admitted(context.auth_context(), roles, context.peer()) as caller:
+                return await do(caller)
+        except grpc.aio.AbortError:
+            raise  # the handler has said what is wrong
         except Refusal as refusal:
             found = refusal
         except BadMessage as error:

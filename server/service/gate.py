@@ -1,8 +1,8 @@
-"""Who calls, and whether they may: certificates, revocation, and how often."""
+"""Who calls, and whether they may: certificates, revocation, how often, and over how many connections."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,9 @@ class Caller:
     name: str
     device_id: int | None
 
+    def __str__(self) -> str:
+        return f"{self.role}:{self.name}"
+
 
 class Gate:
     """Lets calls of known callers pass. Used by one thread, that of the service's event loop."""
@@ -52,6 +55,28 @@ class Gate:
         self._certificates: OrderedDict[bytes, x509.Certificate] = OrderedDict()
         self._allowances: OrderedDict[str, Allowance] = OrderedDict()
         self._streams: Counter[int] = Counter()
+        self._calls: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by caller, connection
+
+    @contextmanager
+    def admitted(
+        self, peer: Mapping[str, Iterable[bytes]], roles: Collection[Role], connection: str
+    ) -> Iterator[Caller]:
+        """Around a call that came over a connection: its caller. Raises Refusal, as `admit` does."""
+        caller = self.admit(peer, roles)
+        calls = self._calls[str(caller)]
+        if connection not in calls and len(calls) >= self._limits.connections:
+            raise Refusal(
+                Reason.TOO_MANY_CONNECTIONS, f"{self._limits.connections} connections are allowed"
+            )
+        calls[connection] += 1
+        try:
+            yield caller
+        finally:
+            calls[connection] -= 1
+            if not calls[connection]:
+                del calls[connection]
+            if not calls:
+                self._calls.pop(str(caller), None)
 
     def admit(self, peer: Mapping[str, Iterable[bytes]], roles: Collection[Role]) -> Caller:
         """The caller, if a certificate in one of these roles is shown. Raises Refusal."""
@@ -72,7 +97,7 @@ class Gate:
         )
         if caller.device_id is not None:
             self.require_enrolled(caller.device_id)
-        self._take(f"{caller.role}:{caller.name}")
+        self._take(str(caller))
         return caller
 
     def require_enrolled(self, device_id: int) -> None:

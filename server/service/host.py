@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 from cryptography.hazmat.primitives import serialization
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from scheduler.errors import BadInput
 from server.keyring import Keyring
@@ -23,6 +21,7 @@ from .handlers import SERVICE, Around, Handlers
 from .limits import Limits
 from .presence import Presence
 from .refusals import Counts, Reason, Refusal
+from .standard import Admission, add_standard_services
 from .store import Store
 
 THREADS = 4  # for files and the database
@@ -86,8 +85,9 @@ class ServiceHost:
             self._close()
 
     async def _start(self) -> int:
-        server = grpc.aio.server(options=_options(self.limits))
         gate = Gate(self.store.roster, self.keys.authority.certificate, self.limits, self.now_s)
+        calls = Calls(gate, self.limits, self.counts)
+        server = grpc.aio.server(interceptors=[Admission(calls)], options=_options(self.limits))
         around = Around(
             store=self.store,
             authority=self.keys.authority,
@@ -99,9 +99,9 @@ class ServiceHost:
             new_id=self._new_id,
             on_change=self._changed,
         )
-        methods = Handlers(around).registered(Calls(gate, self.limits, self.counts))
+        methods = Handlers(around).registered(calls)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-        await _add_standard_services(server)
+        await add_standard_services(server)
         port = self._bind(server)
         await server.start()
         self._server = server
@@ -146,15 +146,6 @@ class ServiceHost:
         self._thread.join()
         self._loop.close()
         self._pool.shutdown()
-
-
-async def _add_standard_services(server: grpc.aio.Server) -> None:
-    checks = health.aio.HealthServicer()
-    for name in (health.OVERALL_HEALTH, SERVICE):
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:

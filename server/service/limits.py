@@ -15,7 +15,8 @@ class Limits:
     `message_bytes` bounds one message, whatever is in it. `streams` are models and updates under way at
     once. `calls` may come at once, and `calls_per_s` in the long run. `stall_s` is how long an upload or
     a download may stand still, `transfer_s` how long it may take in all; the next one goes on from there.
-    A Wait says something every `keep_alive_s`; a connection without any call ends after `idle_s`.
+    A Wait says something every `keep_alive_s`. `connections` may have calls at once, a few more than one
+    since those that a network lost are noticed late; one without any call ends after `idle_s`.
     """
 
     message_bytes: int = CHUNK_BYTES + 2**16
@@ -32,7 +33,8 @@ class Limits:
     stall_s: float = 30.0
     transfer_s: float = 3600.0
     keep_alive_s: float = 20.0
-    idle_s: float = 300.0
+    connections: int = 8
+    idle_s: float = 20.0
     connection_streams: int = 16
     handshake_s: float = 10.0
 

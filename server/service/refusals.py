@@ -22,6 +22,7 @@ class Reason(enum.StrEnum):
     TOO_SLOW = "too-slow"
     TOO_MANY_CALLS = "too-many-calls"
     TOO_MANY_STREAMS = "too-many-streams"
+    TOO_MANY_CONNECTIONS = "too-many-connections"
     UNTRUSTED = "untrusted"
     UNKNOWN_DEVICE = "unknown-device"
     REVOKED = "revoked"
@@ -50,6 +51,7 @@ STATUS = {
     Reason.TOO_SLOW: _Code.DEADLINE_EXCEEDED,
     Reason.TOO_MANY_CALLS: _Code.RESOURCE_EXHAUSTED,
     Reason.TOO_MANY_STREAMS: _Code.RESOURCE_EXHAUSTED,
+    Reason.TOO_MANY_CONNECTIONS: _Code.RESOURCE_EXHAUSTED,
     Reason.UNTRUSTED: _Code.UNAUTHENTICATED,
     Reason.UNKNOWN_DEVICE: _Code.UNAUTHENTICATED,
     Reason.REVOKED: _Code.PERMISSION_DENIED,

@@ -21,7 +21,7 @@ from server.cli import KEYS, new_device_id
 from server.coordinator.cli import RUN
 from server.coordinator.fabrics import flower_fabric, joined, service_fabric
 from server.coordinator.journal import Entry, Journal, opened
-from server.coordinator.memory import give_freed_arrays_back
+from server.coordinator.memory import allow_many_connections, give_freed_arrays_back
 from server.coordinator.run import Fabric, Model, Settings, coordinate
 from server.coordinator.values import finite
 from server.coordinator.watch import Watch
@@ -50,6 +50,7 @@ def main(grid: Grid, context: Context) -> None:
     if config["listen"] and data is None:
         raise BadInput("a device service needs a folder with keys: name it with data")
     give_freed_arrays_back()
+    allow_many_connections()
     model = read_model(str(config["workload"]), int(str(config["seed"])))
     out.mkdir(parents=True, exist_ok=True)
     with journal_in(data) as journal, fabric_of(grid, config, data, model) as fabric:

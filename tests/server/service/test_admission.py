@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import socket
 import ssl
+import threading
 import time
 
 import grpc
@@ -28,6 +29,7 @@ from server.service.limits import Limits
 from server.service.refusals import Reason, Refusal
 from server.service.taskbook import State
 from tests.server.service.peers import (
+    MODEL,
     REPORT,
     Peer,
     channel,
@@ -37,6 +39,7 @@ from tests.server.service.peers import (
     peer,
     push,
     refused,
+    update_blob,
 )
 
 HOUR_S = 3600.0
@@ -273,20 +276,94 @@ def test_health_and_reflection(host):
         assert found.file_descriptor_response.file_descriptor_proto
 
 
+def idle_connection(folder, device: Peer) -> ssl.SSLSocket:
+    """A connection of a device that has made no call yet."""
+    write_identity(folder, "device", device.identity)
+    (folder / "authority.pem").write_bytes(device.keys.authority.certificate_pem)
+    context = ssl.create_default_context(cafile=folder / "authority.pem")
+    context.load_cert_chain(folder / "device.pem", folder / "device.key")
+    context.set_alpn_protocols(["h2"])
+    plain = socket.create_connection(("localhost", device.port), 30)
+    secure = context.wrap_socket(plain, server_hostname="localhost")
+    secure.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    return secure
+
+
 def test_connections_without_calls_end(tmp_path, keys):
     with hosted(tmp_path / "store", keys, Limits(idle_s=0.3)) as host, peer(host) as device:
-        write_identity(tmp_path, "device", device.identity)
-        (tmp_path / "authority.pem").write_bytes(keys.authority.certificate_pem)
-        context = ssl.create_default_context(cafile=tmp_path / "authority.pem")
-        context.load_cert_chain(tmp_path / "device.pem", tmp_path / "device.key")
-        context.set_alpn_protocols(["h2"])
         waiting = device.wait()
-        with (
-            socket.create_connection(("localhost", host.port), 30) as plain,
-            context.wrap_socket(plain, server_hostname="localhost") as idle,
-        ):
-            idle.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-            while idle.recv(4096):  # until the service closes it; else the socket's timeout fails
-                pass
+        with contextlib.ExitStack() as stack:
+            many = [stack.enter_context(idle_connection(tmp_path, device)) for _ in range(30)]
+            for idle in many:
+                while idle.recv(
+                    4096
+                ):  # until the service closes it; else the socket's timeout fails
+                    pass
         push(host, device.device_id)
         device.next_task(waiting)  # the one with a Wait stayed
+
+
+def calls_that_last(connection: grpc.Channel, ended: threading.Event):
+    """A call of each kind that a device could keep open, the service's own and those of gRPC."""
+    yield device_pb2_grpc.DeviceServiceStub(connection).Wait(pb.WaitRequest(protocol=PROTOCOL))
+    yield health_pb2_grpc.HealthStub(connection).Watch(health_pb2.HealthCheckRequest())
+    reflected = reflection_pb2_grpc.ServerReflectionStub(connection)
+    yield reflected.ServerReflectionInfo(one_question(ended))
+
+
+def one_question(ended: threading.Event):
+    yield reflection_pb2.ServerReflectionRequest(list_services="")
+    ended.wait()
+
+
+def test_connections_of_one_device_are_limited_and_others_go_on(tmp_path, keys):
+    limits = Limits(connections=3, calls=10_000, calls_per_s=1e6, keep_alive_s=0.05)
+    with hosted(tmp_path, keys, limits) as host, peer(host) as greedy, peer(host) as other:
+        with contextlib.ExitStack() as stack:
+            calls, connections, ended = [], [], threading.Event()
+            stack.callback(ended.set)
+            for _ in range(4):
+                opened = stack.enter_context(channel(host.port, keys, greedy.identity))
+                connections.append(opened)
+                calls.append(list(calls_that_last(opened, ended)))
+            *within, beyond = calls
+            for call in within[-1]:
+                next(call)
+            for call in beyond:
+                with refused("too-many-connections"):
+                    next(call)
+            for call in within[0]:  # one connection less: another may take its place
+                call.cancel()
+            task = push(host, other.device_id)
+            assert other.fetch(task) == MODEL
+            other.send(task.task_id, update_blob())
+            assert host.store.tasks.find(task.task_id).state is State.DONE
+            again = device_pb2_grpc.DeviceServiceStub(connections[-1])
+            eventually("a free place", lambda: heard(again.Heartbeat))
+        with Peer(greedy.device_id, keys, host.port, greedy.identity) as later:
+            eventually("all places are free", lambda: heard(later.stub.Heartbeat))
+        assert host.counts.refusals[Reason.TOO_MANY_CONNECTIONS] >= 3
+
+
+def heard(heartbeat) -> bool:
+    """Whether a call is let in; refusals for the connection alone are waited out."""
+    try:
+        heartbeat(pb.HeartbeatRequest())
+    except grpc.RpcError as error:
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise
+        return False
+    return True
+
+
+def test_a_revoked_device_asks_for_no_health_either(host):
+    with peer(host, label="lamp") as device:
+        health = health_pb2_grpc.HealthStub(device.channel)
+        with pytest.raises(grpc.RpcError) as caught:
+            health.Check(health_pb2.HealthCheckRequest(service="another"))
+        assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+        host.store.roster.revoke("lamp", time.time())
+        with refused("revoked"):
+            health.Check(health_pb2.HealthCheckRequest())
+        with refused("revoked"):
+            list(health.Watch(health_pb2.HealthCheckRequest()))
