@@ -99,10 +99,8 @@ class Journal:
 
     def note_round(self, done: Round, progress: Progress) -> None:
         """A round with all that is needed to go on from it."""
-        with self._engine.connect() as db:
-            last = db.execute(sa.select(sa.func.max(_rounds.c.id))).scalar()
-        row = 0 if last is None else int(last) + 1
-        same = done.skipped is not None and last is not None
+        row = self.last_id() + 1
+        same = done.skipped is not None and row > 0
         if not same:
             _write(progress.arrays, self._model(row))
         _write(_state_arrays(progress), self._state(row))
@@ -126,9 +124,9 @@ class Journal:
 
     def resume(self) -> Progress | None:
         """Where the run goes on, or None where it has not begun. Raises BadFile for damaged files."""
+        if self.last_id() < 0:
+            return None
         with self._engine.connect() as db:
-            if db.execute(sa.select(sa.func.count()).select_from(_rounds)).scalar_one() == 0:
-                return None
             newest = self._newest(db)
             values = json.loads(newest.progress)
             drawn = db.execute(
@@ -146,6 +144,12 @@ class Journal:
             skipped=values["skipped"],
             cohort=None if drawn is None else tuple(json.loads(drawn)),
         )
+
+    def last_id(self) -> int:
+        """The id of the round that was noted last, -1 before the first."""
+        with self._engine.connect() as db:
+            last = db.execute(sa.select(sa.func.max(_rounds.c.id))).scalar()
+        return -1 if last is None else int(last)
 
     def entries(self, after_id: int = -1) -> list[Entry]:
         """Rounds that were noted after the one with this id, rolled back ones included."""

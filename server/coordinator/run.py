@@ -98,7 +98,7 @@ def coordinate(
     """
     journal.start(settings.fixed(model))
     resume = journal.resume()
-    last = journal.entries()[-1].id if resume else -1
+    last = journal.last_id()
 
     def on_cohort(number: int, cohort: tuple[int, ...]) -> None:
         journal.note_cohort(number, cohort)
