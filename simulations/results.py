@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from client.prepare import Prepared
 from scheduler import Plan, Problem, floor, keep_all, replay
 from scheduler.errors import Infeasible, NoPlanInTime
+from server.coordinator.values import finite
 from server.federation import Round
 
 from .fleet import DeviceKind
@@ -254,8 +254,8 @@ def round_record(
     outcomes = Counter(str(Outcome(o)) for o in rows["outcome"].tolist())
     return RoundRecord(
         round=done.number,
-        loss=_finite(done.evaluation.get("loss")),
-        accuracy=_finite(done.evaluation.get("accuracy")),
+        loss=finite(done.evaluation.get("loss")),
+        accuracy=finite(done.evaluation.get("accuracy")),
         start_s=done.start_s,
         end_s=done.end_s,
         online=online,
@@ -299,8 +299,3 @@ def _grouped(done: Round) -> tuple[Refused, ...]:
         Refused(reason=reason, count=len(found), nodes=tuple(sorted(found)[:SHOWN_NODES]))
         for reason, found in nodes.items()
     )
-
-
-def _finite(value: Any) -> float | None:
-    """JSON has no NaN and no infinity: what is neither number becomes None."""
-    return float(value) if value is not None and math.isfinite(value) else None
