@@ -34,10 +34,9 @@ from protos.trust import write_ticket
 from server.cli import KEYS
 from server.keyring import make_coordinator, make_keys, make_ticket
 from server.service.store import open_store
-from tests.e2e.flower_processes import ROOT, free_ports, is_open
+from tests.e2e.flower_processes import VIBRATION, free_ports, is_open
 
 FEDPOET = (sys.executable, "-c", "from simulations.cli import main; main()")
-WORKLOAD = f"{ROOT / 'examples' / 'own_workload.py'}:vibration"
 RAM_BYTES = 112_000  # 2 % over what a step needs at least
 DEVICES = 2
 ROUNDS = 8
@@ -101,7 +100,7 @@ class Federation:
         places = f"--listen localhost:{port} --web 127.0.0.1:{web} --data {data}".split()
         self.port = port
         self.coordinator = Process(
-            (*FEDPOET, "coordinate", "--workload", WORKLOAD, *rules, *places),
+            (*FEDPOET, "coordinate", "--workload", VIBRATION, *rules, *places),
             self.folder / "coordinator.log",
         )
         self.devices = []
@@ -111,7 +110,7 @@ class Federation:
             where = f"--coordinator localhost:{port} --partition {partition}".split()
             self.devices.append(
                 Process(
-                    (*FEDPOET, "join", "--workload", WORKLOAD, *where, *own, *what),
+                    (*FEDPOET, "join", "--workload", VIBRATION, *where, *own, *what),
                     self.folder / f"device-{partition}.log",
                 )
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -60,6 +61,7 @@ from .vault import Vault
 
 QUERY = "query"  # the message type with which a coordinator asks how things stand
 HEARTBEAT_S = float(HEARTBEAT_DEFAULT_INTERVAL)
+NODE_RECORD = "superlink-node"  # the node's id, while it is online
 
 
 class _Outgoing:
@@ -118,13 +120,21 @@ class Calls:
         self._client.RegisterNode(RegisterNodeFleetRequest(public_key=self._public_key))
 
     def activate(self) -> None:
-        """Become a node that is online."""
+        """Become a node that is online.
+
+        One that was killed, or lost its network, is taken for online still, and let in only once it is not.
+        """
+        if (was := self._vault.get(NODE_RECORD)) is not None:
+            with suppress(httpx.HTTPStatusError):  # the SuperLink has noticed, or is another one
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=int.from_bytes(was)))
         request = ActivateNodeRequest(public_key=self._public_key, heartbeat_interval=HEARTBEAT_S)
         self._node = Node(node_id=self._client.ActivateNode(request).node_id)
+        self._vault.put(NODE_RECORD, self.node_id.to_bytes(8))
 
     def deactivate(self) -> None:
         """Be offline."""
         self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+        self._vault.remove(NODE_RECORD)
 
     def heartbeat(self) -> bool:
         """Say that the node is alive; whether the SuperLink knows it."""

@@ -23,6 +23,8 @@ from cryptography.x509.oid import NameOID
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
+# Its processes are ready soon: it needs no library for data, and its plans are found in a second.
+VIBRATION = f"{ROOT / 'examples' / 'own_workload.py'}:vibration"
 
 
 def free_ports(count: int) -> list[int]:
@@ -231,6 +233,22 @@ def _certificate(subject, issuer, key) -> x509.CertificateBuilder:
         .not_valid_before(now - timedelta(minutes=5))
         .not_valid_after(now + timedelta(hours=1))
     )
+
+
+# All in one process, which takes as long to start as each of them to run.
+REGISTER = """
+import sys
+from flwr.cli.app import app
+for key in sys.argv[1:]:
+    app(["supernode", "register", key, "link"], standalone_mode=False)
+"""
+
+
+def registered_keys(group: Processes, count: int) -> list[Path]:
+    """Private keys of nodes that the SuperLink called `link` knows."""
+    keys = [make_node_key(group.folder, f"key-{number}") for number in range(count)]
+    group.run("flwr", "python", "-c", REGISTER, *(public for _, public in keys))
+    return [private for private, _ in keys]
 
 
 def make_node_key(folder: Path, name: str) -> tuple[Path, Path]:

@@ -1,4 +1,4 @@
-"""Digits with a marked sample: a row of numbers that nothing else would produce."""
+"""Vibrations with a marked sample: a row of numbers that nothing else would produce."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import numpy as np
 import torch
 
 from client.workload import Examples, load_workload
+from tests.e2e.flower_processes import VIBRATION
 
-MARK = (np.arange(64) * 0.017 + 0.123456).astype(np.float32)
+MARK = (np.arange(128) * 0.017 + 0.123456).astype(np.float32)
 
-digits = load_workload("digits")
+vibration = load_workload(VIBRATION)
 
 
 def data(partition: int) -> Examples:
-    examples = digits.data(partition)
+    examples = vibration.data(partition)
     x = examples.x.clone()
-    x[::4] = torch.from_numpy(MARK)
+    x[::4, 0] = torch.from_numpy(MARK)
     return Examples(x=x, y=examples.y)
 
 
-marked = dataclasses.replace(digits, name="marked", data=data)
+marked = dataclasses.replace(vibration, name="marked", data=data)

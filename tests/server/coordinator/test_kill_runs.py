@@ -5,11 +5,12 @@ import random
 import numpy as np
 import pytest
 
-from benchmarks.kill_runs import DEVICES, RAM_BYTES, ROUNDS, WORKLOAD, finished
+from benchmarks.kill_runs import DEVICES, RAM_BYTES, ROUNDS, finished
 from protos.arrays import decode_arrays
 from simulations.config import SimulationConfig
 from simulations.reading import read_model
 from simulations.run import simulate
+from tests.e2e.flower_processes import VIBRATION
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +34,7 @@ def test_a_run_in_which_processes_are_killed_gives_the_model_that_is_simulated(t
     assert run.kills == 2
     (tmp_path / "fleet.toml").write_text(FLEET)
     config = SimulationConfig(
-        workload=WORKLOAD, rounds=ROUNDS, fleet=str(tmp_path / "fleet.toml"), strategy="fedadam"
+        workload=VIBRATION, rounds=ROUNDS, fleet=str(tmp_path / "fleet.toml"), strategy="fedadam"
     )
     simulate(config, tmp_path / "simulated")
     simulated, found = read_model(tmp_path / "simulated"), decode_arrays(run.model())
