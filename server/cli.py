@@ -12,6 +12,7 @@ import typer
 from scheduler.errors import BadInput
 
 if TYPE_CHECKING:
+    from .identity import Identity
     from .service.roster import Roster
 
 KEYS = "keys"  # in the coordinator's folder
@@ -22,6 +23,10 @@ DataOption = Annotated[Path, typer.Option(help="The coordinator's folder.")]
 HostOption = Annotated[
     list[str] | None,
     typer.Option(help="Name or address under which devices reach the coordinator; give all."),
+]
+PassphraseOption = Annotated[
+    Path | None,
+    typer.Option(help="File whose first line opens authority.key, where it is encrypted."),
 ]
 DATA = Path("coordinator")
 
@@ -38,22 +43,31 @@ def register(app: typer.Typer) -> None:
     app.add_typer(keys, name=KEYS)
 
 
-def init(data: DataOption = DATA, host: HostOption = None) -> None:
+def init(
+    data: DataOption = DATA,
+    host: HostOption = None,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="File whose first line authority.key is encrypted with.")
+    ] = None,
+) -> None:
     """Make an authority, and with --host the coordinator's certificate too."""
-    from .keyring import make_coordinator, make_keys
+    from .keyring import make_coordinator, make_keys, read_passphrase
 
-    folder = data / KEYS
-    make_keys(folder, now_s=time.time())
+    folder, passphrase = data / KEYS, read_passphrase(passphrase_file)
+    make_keys(folder, now_s=time.time(), passphrase=passphrase)
     if host:
-        make_coordinator(folder, host, now_s=time.time())
+        make_coordinator(folder, host, now_s=time.time(), passphrase=passphrase)
     typer.echo(f"wrote {folder}; whoever has authority.key can let devices in: keep it safe")
 
 
-def coordinator(data: DataOption = DATA, host: HostOption = None) -> None:
+def coordinator(
+    data: DataOption = DATA, host: HostOption = None, passphrase_file: PassphraseOption = None
+) -> None:
     """Make the coordinator's certificates anew: for other hosts, or before they expire."""
-    from .keyring import make_coordinator
+    from .keyring import make_coordinator, read_passphrase
 
-    made = make_coordinator(data / KEYS, host or [], now_s=time.time())
+    passphrase = read_passphrase(passphrase_file)
+    made = make_coordinator(data / KEYS, host or [], now_s=time.time(), passphrase=passphrase)
     until = made.certificate.not_valid_after_utc
     typer.echo(f"wrote {data / KEYS}; valid until {until:%Y-%m-%d}. Restart the coordinator")
 
@@ -65,13 +79,14 @@ def ticket(
         float, typer.Option(min=0.01, max=24 * 365, help="How long it can be used.")
     ] = 24.0,
     count: Annotated[int, typer.Option(min=1, max=MOST_TICKETS, help="How many, one a line.")] = 1,
+    passphrase_file: PassphraseOption = None,
 ) -> None:
     """Make tickets: each lets one device enroll, once. Give it to nobody else."""
     from protos.trust import write_ticket
 
-    from .keyring import AUTHORITY, make_ticket, read_identity
+    from .keyring import make_ticket
 
-    authority, roster = read_identity(data / KEYS, AUTHORITY), _roster(data)
+    authority, roster = _authority(data, passphrase_file), _roster(data)
     for _ in range(count):
         now_s = time.time()
         made = make_ticket(
@@ -85,13 +100,14 @@ def device(
     out: Annotated[Path, typer.Option(help="Folder for the device's key and certificates.")],
     data: DataOption = DATA,
     label: Annotated[str, typer.Option(help="What to call the device.")] = "",
+    passphrase_file: PassphraseOption = None,
 ) -> None:
     """Make a device's key and certificate here, for devices that cannot enroll by themselves."""
-    from .keyring import AUTHORITY, make_device, read_identity, write_identity
+    from .keyring import make_device, write_identity
 
     if out.exists() and any(out.iterdir()):
         raise BadInput(f"{out} is not empty; choose another folder")
-    authority, now_s = read_identity(data / KEYS, AUTHORITY), time.time()
+    authority, now_s = _authority(data, passphrase_file), time.time()
     device_id = new_device_id()
     made = make_device(authority, device_id, now_s=now_s)
     _roster(data).add(device_id, label, made.public_key, made.certificate, now_s)
@@ -136,6 +152,12 @@ def list_all(data: DataOption = DATA) -> None:
 def new_device_id() -> int:
     """An id that nobody can guess and no other device will have."""
     return secrets.randbelow(2**63 - 1) + 1
+
+
+def _authority(data: Path, passphrase_file: Path | None) -> Identity:
+    from .keyring import AUTHORITY, read_identity, read_passphrase
+
+    return read_identity(data / KEYS, AUTHORITY, read_passphrase(passphrase_file))
 
 
 def _roster(data: Path) -> Roster:

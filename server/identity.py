@@ -51,6 +51,14 @@ class Identity:
             serialization.NoEncryption(),
         )
 
+    def encrypted_key_pem(self, passphrase: bytes) -> bytes:
+        """The private key as text, PKCS 8, that opens with a passphrase only."""
+        return self.key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(passphrase),
+        )
+
     @property
     def public_key(self) -> bytes:
         """The public key, DER of SubjectPublicKeyInfo."""

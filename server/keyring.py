@@ -24,6 +24,7 @@ AUTHORITY_S = 10 * 365 * DAY_S
 COORDINATOR_S = 2 * 365 * DAY_S
 DEVICE_S = 365 * DAY_S
 SECRET_BYTES = 32
+PASSPHRASE_BYTES = 1023  # what OpenSSL takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +41,11 @@ class Keyring:
             require_valid(identity.certificate, self.authority.certificate, now_s)
 
 
-def make_keys(folder: Path, *, now_s: float) -> Identity:
-    """A new authority and its key for signing tasks. Raises BadInput where there is one already."""
+def make_keys(folder: Path, *, now_s: float, passphrase: bytes | None = None) -> Identity:
+    """A new authority, its key encrypted where there is a passphrase, and a key for signing tasks.
+
+    Raises BadInput where there is an authority already.
+    """
     if (folder / f"{AUTHORITY}.pem").exists():
         raise BadInput(
             f"{folder} has an authority; its devices would not know another. Choose another folder"
@@ -49,15 +53,17 @@ def make_keys(folder: Path, *, now_s: float) -> Identity:
     authority = make_authority("fedpoet", now_s=now_s, valid_s=AUTHORITY_S)
     tasks = issue_new(authority, Role.TASKS, "tasks", now_s=now_s, valid_s=COORDINATOR_S)
     write_identity(folder, TASKS, tasks)
-    write_identity(folder, AUTHORITY, authority)  # last: with it the folder is complete
+    write_identity(folder, AUTHORITY, authority, passphrase)  # last: with it the folder is complete
     return authority
 
 
-def make_coordinator(folder: Path, hosts: Sequence[str], *, now_s: float) -> Identity:
+def make_coordinator(
+    folder: Path, hosts: Sequence[str], *, now_s: float, passphrase: bytes | None = None
+) -> Identity:
     """A certificate for the server under these names and addresses, and a fresh one for tasks."""
     if not hosts:
         raise BadInput("name the host under which devices reach the coordinator: --host NAME")
-    authority = read_identity(folder, AUTHORITY)
+    authority = read_identity(folder, AUTHORITY, passphrase)
     coordinator = issue_new(
         authority, Role.COORDINATOR, hosts[0], now_s=now_s, valid_s=COORDINATOR_S, hosts=hosts
     )
@@ -70,10 +76,10 @@ def make_coordinator(folder: Path, hosts: Sequence[str], *, now_s: float) -> Ide
     return coordinator
 
 
-def read_keys(folder: Path) -> Keyring:
-    """The keys of a folder. Raises BadFile, with what to do, when one is missing or damaged."""
+def read_keys(folder: Path, passphrase: bytes | None = None) -> Keyring:
+    """The keys of a folder. Raises BadFile, with what to do, when one is missing, damaged or locked."""
     return Keyring(
-        authority=read_identity(folder, AUTHORITY),
+        authority=read_identity(folder, AUTHORITY, passphrase),
         coordinator=read_identity(folder, COORDINATOR),
         tasks=read_identity(folder, TASKS),
     )
@@ -111,27 +117,47 @@ def ticket_name(secret: bytes) -> str:
     return hashlib.sha256(secret).hexdigest()[:32]
 
 
-def write_identity(folder: Path, name: str, identity: Identity) -> None:
+def read_passphrase(path: Path | None) -> bytes | None:
+    """The first line of a file, None without one. Raises BadFile, and BadInput when it is no passphrase."""
+    if path is None:
+        return None
+    passphrase = read_bytes(path).partition(b"\n")[0].rstrip(b"\r")
+    if not 0 < len(passphrase) <= PASSPHRASE_BYTES:
+        raise BadInput(
+            f"the first line of {path} has {len(passphrase)} bytes; "
+            f"a passphrase has 1 to {PASSPHRASE_BYTES}"
+        )
+    return passphrase
+
+
+def write_identity(
+    folder: Path, name: str, identity: Identity, passphrase: bytes | None = None
+) -> None:
     """NAME.pem and NAME.key in a folder that only its owner can read; each is written whole."""
+    key = identity.key_pem if passphrase is None else identity.encrypted_key_pem(passphrase)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        _write(folder / f"{name}.key", identity.key_pem, 0o600)
+        _write(folder / f"{name}.key", key, 0o600)
         _write(folder / f"{name}.pem", identity.certificate_pem, 0o644)
     except OSError as error:
         raise BadFile(f"cannot write keys to {folder}: {error.strerror}") from error
 
 
-def read_identity(folder: Path, name: str) -> Identity:
-    """What `write_identity` wrote. Raises BadFile when it is missing, damaged, or not one pair."""
+def read_identity(folder: Path, name: str, passphrase: bytes | None = None) -> Identity:
+    """What `write_identity` wrote. Raises BadFile when it is missing, damaged, locked, or not one pair."""
     path = folder / f"{name}.key"
     if not path.exists():
         command = "init" if name == AUTHORITY else "coordinator"
         raise BadFile(f"no {path}; make it with: fedpoet keys {command}")
     try:
-        key = serialization.load_pem_private_key(read_bytes(path), password=None)
+        key = serialization.load_pem_private_key(read_bytes(path), password=passphrase)
         certificate = x509.load_pem_x509_certificate(read_bytes(folder / f"{name}.pem"))
-    except (ValueError, TypeError) as error:
-        raise BadFile(f"{path} or its certificate is damaged: {error}") from error
+    except TypeError as error:
+        locked = "encrypted: name the file that has its" if passphrase is None else "open: give no"
+        raise BadFile(f"{path} is {locked} passphrase (--passphrase-file)") from error
+    except ValueError as error:
+        wrong = "" if passphrase is None else ", or the passphrase is another"
+        raise BadFile(f"{path} or its certificate is damaged{wrong}: {error}") from error
     if (
         not isinstance(key, ec.EllipticCurvePrivateKey)
         or certificate.public_key() != key.public_key()

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scheduler.errors import BadInput
+from server.cli import KEYS, PassphraseOption, new_device_id
 
 if TYPE_CHECKING:
+    from server.keyring import Keyring
+
     from .run import Model, Settings
 
 RUN = "run"  # in the coordinator's folder
@@ -75,8 +78,10 @@ def register(app: typer.Typer, read_model: Callable[[str, int], Model]) -> None:
             float | None, typer.Option(help="A step's time, in times of computing all once.")
         ] = None,
         keep_models: Annotated[int, typer.Option(min=1, help="Versions for rollback.")] = 10,
+        passphrase_file: PassphraseOption = None,
     ) -> None:
         """Run a federation over the device service. Stopped or killed, the same command goes on with it."""
+        from server.keyring import read_keys, read_passphrase
         from server.rules import Eligibility, Late, Rules
 
         from .run import Settings
@@ -113,7 +118,8 @@ def register(app: typer.Typer, read_model: Callable[[str, int], Model]) -> None:
             train_config={name: value for name, value in train.items() if value is not None},
             keep_models=keep_models,
         )
-        _coordinate(settings, read_model(workload, seed), data, listen, web)
+        keys = read_keys(data / KEYS, read_passphrase(passphrase_file))
+        _coordinate(settings, read_model(workload, seed), data, keys, listen, web)
 
     @app.command()
     def rollback(
@@ -130,10 +136,10 @@ def register(app: typer.Typer, read_model: Callable[[str, int], Model]) -> None:
         typer.echo(f"the next round starts from the model of round {number}")
 
 
-def _coordinate(settings: Settings, model: Model, data: Path, listen: str, web: str) -> None:
+def _coordinate(
+    settings: Settings, model: Model, data: Path, keys: Keyring, listen: str, web: str
+) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would print every failed handshake
-    from server.cli import KEYS, new_device_id
-    from server.keyring import read_keys
     from server.service.host import ServiceHost
     from server.service.limits import Limits
     from server.service.store import open_store
@@ -146,7 +152,6 @@ def _coordinate(settings: Settings, model: Model, data: Path, listen: str, web: 
     from .watch import Watch
     from .web import build_web, serving
 
-    keys = read_keys(data / KEYS)
     host_name, port = _address(web)
     log_as_json()
     give_freed_arrays_back()

@@ -7,13 +7,21 @@ import time
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from typer.testing import CliRunner
 
 from protos.trust import Role, holder_of, read_ticket, require_valid
 from scheduler.errors import BadFile, BadInput, Untrusted
 from server.identity import DAY_S, issue_new, make_authority
-from server.keyring import AUTHORITY, make_coordinator, make_keys, read_identity, read_keys
+from server.keyring import (
+    AUTHORITY,
+    make_coordinator,
+    make_keys,
+    read_identity,
+    read_keys,
+    read_passphrase,
+)
 from server.service.database import open_database
 from server.service.roster import Roster
 from server.service.store import open_store
@@ -115,6 +123,48 @@ def test_keys_that_cannot_be_read(tmp_path):
     (tmp_path / "authority.key").write_text("noise")
     with pytest.raises(BadFile, match="damaged"):
         read_identity(tmp_path, AUTHORITY)
+
+
+def test_an_authority_behind_a_passphrase(tmp_path):
+    file, other, data = tmp_path / "passphrase", tmp_path / "other", tmp_path / "data"
+    file.write_text("correct horse\nwhat comes after the first line does not count\n")
+    other.write_bytes(b"battery staple\r\n")
+    locked = ("--passphrase-file", file)
+    keys("init", "--data", data, "--host", "a", *locked)
+    with pytest.raises(TypeError):
+        serialization.load_pem_private_key((data / "keys" / "authority.key").read_bytes(), None)
+    for command in (
+        ("ticket",),
+        ("device", "--out", tmp_path / "device"),
+        ("coordinator", "--host", "b"),
+    ):
+        before = {p: p.read_bytes() for p in (data / "keys").iterdir()}
+        with pytest.raises(BadFile, match=r"is encrypted.*--passphrase-file"):
+            keys(*command, "--data", data)
+        with pytest.raises(BadFile, match="the passphrase is another"):
+            keys(*command, "--data", data, "--passphrase-file", other)
+        assert {p: p.read_bytes() for p in (data / "keys").iterdir()} == before
+        assert keys(*command, "--data", data, *locked)
+    assert read_keys(data / "keys", read_passphrase(file)).authority
+    with pytest.raises(BadFile, match="is encrypted"):
+        read_keys(data / "keys")
+    keys("init", "--data", tmp_path / "open")
+    with pytest.raises(BadFile, match="is open"):
+        keys("ticket", "--data", tmp_path / "open", *locked)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\r\nlater", b"x" * 1024])
+def test_what_is_no_passphrase(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(BadInput, match="1 to 1023"):
+        keys("init", "--data", tmp_path / "data", "--passphrase-file", tmp_path / "file")
+    assert not (tmp_path / "data").exists()
+    with pytest.raises(BadFile):
+        read_passphrase(tmp_path / "nowhere")
+    (tmp_path / "file").write_bytes(b"x" * 1023)
+    passphrase = read_passphrase(tmp_path / "file")
+    made = make_keys(tmp_path / "data", now_s=NOW_S, passphrase=passphrase)
+    assert read_identity(tmp_path / "data", AUTHORITY, passphrase).key_pem == made.key_pem
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from server.coordinator.memory import allow_many_connections, give_freed_arrays_
 from server.coordinator.run import Fabric, Model, Settings, coordinate
 from server.coordinator.values import finite
 from server.coordinator.watch import Watch
-from server.keyring import read_keys
+from server.keyring import read_keys, read_passphrase
 from server.polling import Polling, Query
 from server.rules import Rules
 from server.service.host import ServiceHost
@@ -97,7 +97,9 @@ def fabric_of(grid: Grid, config: Config, data: Path | None, model: Model) -> It
     if data is None or not config["listen"]:
         yield flower
         return
-    keys, store = read_keys(data / KEYS), open_store(data)
+    locked = str(config["passphrase-file"])
+    passphrase = read_passphrase(Path(locked) if locked else None)
+    keys, store = read_keys(data / KEYS, passphrase), open_store(data)
     with ServiceHost(
         store=store,
         keys=keys,
