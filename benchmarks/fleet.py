@@ -1,9 +1,14 @@
-"""A large fleet in virtual time, without training: events, plans, energy, batteries (`make bench-fleet`)."""
+"""A large fleet in virtual time: events, plans, energy, batteries (`make bench-fleet`).
+
+Without training, unless `--train` says so. `--every 50` tells after how many rounds how much memory the
+process has; what it is is resident memory, of all its parts.
+"""
 
 from __future__ import annotations
 
 import argparse
 import cProfile
+import logging
 import pstats
 import resource
 import tempfile
@@ -13,26 +18,32 @@ from pathlib import Path
 
 from simulations.config import SimulationConfig, Training
 from simulations.reading import Run
+from simulations.results import RoundRecord
 from simulations.run import Watcher, simulate
 
 
 @dataclass(kw_only=True)
 class Marks:
-    """When the rounds began, of all time and of the processor's, and the most memory after each round."""
+    """When the rounds began, of all time and of the processor's, and the memory after each round."""
 
     start_s: float = 0.0
     start_cpu_s: float = 0.0
     memory_mib: list[float] = field(default_factory=list)
+    every: int | None = None
 
     def start(self, _: object) -> None:
         self.start_s, self.start_cpu_s = time.perf_counter(), time.process_time()
 
-    def note(self, _: object) -> None:
-        self.memory_mib.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    def note(self, record: RoundRecord) -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        self.memory_mib.append(pages * resource.getpagesize() / 2**20)
+        if self.every and not record.round % self.every:
+            print(f"round {record.round:>5}  {self.memory_mib[-1]:7.1f} MiB", flush=True)
 
 
 def main() -> None:
     asked = _asked()
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     config = SimulationConfig(
         workload=asked.workload,
         fleet=asked.fleet,
@@ -42,9 +53,9 @@ def main() -> None:
         over_selection=1.0,
         patience_s=86400.0,
         most_skipped=asked.rounds,
-        training=Training.NONE.value,
+        training=(Training.PLAIN if asked.train else Training.NONE).value,
     )
-    marks, profiler = Marks(), cProfile.Profile()
+    marks, profiler = Marks(every=asked.every), cProfile.Profile()
     watcher = Watcher(on_start=marks.start, on_round=marks.note)
     with tempfile.TemporaryDirectory() as folder:
         begun_s = time.perf_counter()
@@ -64,6 +75,8 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=100_000)
     parser.add_argument("--cohort", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--train", action="store_true", help="train, as plain PyTorch")
+    parser.add_argument("--every", type=int, help="tell the memory after every so many rounds")
     parser.add_argument("--profile", action="store_true", help="also say where the time goes")
     return parser.parse_args()
 
@@ -74,11 +87,13 @@ def _print(run: Run, marks: Marks, begun_s: float) -> None:
     messages = sum(r.asked for r in run.rounds)
     updates = sum(r.aggregated for r in run.rounds)
     hours, early = run.rounds[-1].end_s / 3600, marks.memory_mib[:11][-1]
+    most_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{len(run.devices):,} devices, {len(run.plans)} plans, {len(run.rounds) - 1} rounds")
     print(f"{messages:,} messages, {updates:,} updates, {hours:,.1f} virtual hours")
     print(f"planning {planning_s:.1f} s; rounds and report {rounds_s:.1f} s, of which the", end=" ")
     print(f"processor was ours for {cpu_s:.1f} s")
-    print(f"most memory {marks.memory_mib[-1]:,.0f} MiB; after round 10 {early:,.0f} MiB")
+    print(f"memory {early:,.0f} MiB after round 10,", end=" ")
+    print(f"{marks.memory_mib[-1]:,.0f} MiB after the last, {most_mib:,.0f} MiB at most")
 
 
 if __name__ == "__main__":
