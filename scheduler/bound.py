@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from .backends import Outcome, Verdict
 from .impossible import infeasible
+from .presence import presence_rows
 from .problem import Problem
 from .programs import Programs
 from .reductions.bundle import Bundle
@@ -17,10 +18,9 @@ from .variables import Formulation, value_of
 
 # The relaxation may take this share of the time that is left.
 BOUND_SHARE = 0.5
-ROUNDINGS = 4
-# Fewer rows than this are not worth a relaxation that takes more than this share of the time left.
-FEW_ROWS = 5
-ROUNDING_SHARE = 0.3
+# So many rounds of rows that together raise the bound by no more than this share are the last ones.
+PATIENCE = 3
+LEAST_RISE = 1e-4
 # Reruns that the relaxation uses at least this much are offered to the programs that find plans.
 LEAST_USE = 0.5
 # Of the weaker relaxation, which offers and uses few.
@@ -47,22 +47,28 @@ def relax(programs: Programs) -> frozenset[Slot]:
         return _relax_without_chains(programs, end_s)
     problem, reruns, is_whole = chosen
     form = relaxation(problem, reruns)
-    begun_s = programs.clock()
     outcome = _relaxed(programs, form, end_s)
     if outcome.verdict is Verdict.INFEASIBLE and programs.incumbent.plan is None:
         raise infeasible(programs)
     used = _used(form)
-    for _ in range(ROUNDINGS if is_whole else 0):
-        rows = list(rounding_rows(form)) if outcome.verdict is Verdict.OPTIMAL else []
-        is_slow = programs.clock() - begun_s > ROUNDING_SHARE * programs.left_s()
-        if not rows or (is_slow and len(rows) < FEW_ROWS) or programs.is_done():
+    bounds = [programs.incumbent.bound_j]
+    while (
+        outcome.verdict is Verdict.OPTIMAL and not programs.is_done() and programs.clock() < end_s
+    ):
+        rows = [*(rounding_rows(form) if is_whole else ()), *presence_rows(form)]
+        if not rows or _stands_still(bounds):
             break
-        begun_s = programs.clock()
         for row in rows:
             form.model.addConstraint(row)
         outcome = _relaxed(programs, form, end_s)
         used = _used(form) or used
+        bounds.append(programs.incumbent.bound_j)
     return used
+
+
+def _stands_still(bounds: list[float]) -> bool:
+    """Whether the last few rounds of rows have hardly raised the bound."""
+    return len(bounds) > PATIENCE and bounds[-1] - bounds[-1 - PATIENCE] <= LEAST_RISE * bounds[-1]
 
 
 def branch(programs: Programs) -> None:
@@ -71,7 +77,7 @@ def branch(programs: Programs) -> None:
     reruns = worthwhile_reruns(problem)
     if programs.is_done() or not programs.has_time_for(problem, reruns):
         return
-    outcome, plan = programs.solved(problem, reruns, programs.left_s())
+    outcome, plan = programs.solved(problem, reruns, programs.end_s)
     programs.note_bound(outcome)
     if plan is not None:
         programs.incumbent.offer(plan)
@@ -107,8 +113,7 @@ def _has_time_to_relax(programs: Programs, problem: Problem, reruns: frozenset[S
 
 
 def _relaxed(programs: Programs, form: Formulation, end_s: float) -> Outcome:
-    limit_s = end_s - programs.clock()
-    outcome = programs.minimize(form, time_limit_s=limit_s, relaxed=True)
+    outcome = programs.minimize(form, end_s=end_s, relaxed=True)
     programs.note_bound(outcome)
     return outcome
 

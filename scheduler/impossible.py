@@ -48,7 +48,7 @@ def _least_time_s(programs: Programs) -> float | None:
     small = len(problem.graph.operators) <= COMPLETE_OPERATORS
     reruns = all_reruns(problem.graph) if small else near_reruns(patient, NEAR)
     form = formulate(patient, reruns, minimize_time=True)
-    outcome = programs.minimize(form, time_limit_s=programs.left_s(), gap=1e-6)
+    outcome = programs.minimize(form, end_s=programs.end_s, gap=1e-6)
     if outcome.verdict not in (Verdict.OPTIMAL, Verdict.FEASIBLE):
         return None
     return replay(decode(form), patient).time_s

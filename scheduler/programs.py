@@ -89,32 +89,32 @@ class Programs:
         budget that is smaller by those.
         """
         end_s = self.clock() + self.left_s() * time_share
-        outcome, plan = self.solved(problem, reruns, end_s - self.clock(), loose_store)
+        outcome, plan = self.solved(problem, reruns, end_s, loose_store)
         while plan is not None and not self.incumbent.offer(plan):
             tighter = _tightened(problem, plan)
             if tighter is None or self.interrupted or self.clock() > end_s:
                 break
             problem = tighter
-            _, plan = self.solved(problem, reruns, end_s - self.clock(), loose_store)
+            _, plan = self.solved(problem, reruns, end_s, loose_store)
         return outcome
 
     def solved(
         self,
         problem: Problem,
         reruns: frozenset[Slot],
-        time_limit_s: float,
+        end_s: float,
         loose_store: bool = False,
     ) -> tuple[Outcome, Plan | None]:
         """What came of one program, started from the best plan, and the plan that it found."""
         start = self.incumbent.start_for(problem)
-        return self.solved_from(problem, reruns, start, time_limit_s, loose_store)
+        return self.solved_from(problem, reruns, start, end_s, loose_store)
 
     def solved_from(
         self,
         problem: Problem,
         reruns: frozenset[Slot],
         start: Plan | None,
-        time_limit_s: float,
+        end_s: float,
         loose_store: bool = False,
     ) -> tuple[Outcome, Plan | None]:
         """The same from another start, or none; the start's own reruns are offered too."""
@@ -123,7 +123,7 @@ class Programs:
         outcome = self.minimize(
             form,
             start=encode(form, start) if start else None,
-            time_limit_s=time_limit_s,
+            end_s=end_s,
             gap=self.objective_gap(),
         )
         found = outcome.verdict in (Verdict.OPTIMAL, Verdict.FEASIBLE)
@@ -134,16 +134,19 @@ class Programs:
         form: Formulation,
         *,
         start: dict[pulp.LpVariable, float] | None = None,
-        time_limit_s: float,
+        end_s: float,
         gap: float = 0.0,
         relaxed: bool = False,
     ) -> Outcome:
-        """What the solver says of a program; how it ended early is noted."""
+        """What the solver says of a program until `end_s`; how it ended early is noted.
+
+        The time that is left is read here, since making a large program takes a good part of it.
+        """
         outcome = minimize(
             self.backend,
             form.model,
             start=start,
-            time_limit_s=max(time_limit_s, LEAST_LIMIT_S),
+            time_limit_s=max(end_s - self.clock(), LEAST_LIMIT_S),
             gap=gap,
             relaxed=relaxed,
         )

@@ -138,8 +138,8 @@ def _find_unpaged(programs: Programs, problem: Problem) -> None:
     narrow, inverse = WithoutPaging().apply(problem)
     start = programs.incumbent.start_for(problem)
     pages = start is not None and any(isinstance(s, PageIn | PageOut) for s in start.steps)
-    limit_s = programs.left_s() * NARROW_SHARE
-    _, plan = programs.solved_from(narrow, reruns, None if pages else start, limit_s)
+    end_s = programs.clock() + programs.left_s() * NARROW_SHARE
+    _, plan = programs.solved_from(narrow, reruns, None if pages else start, end_s)
     if plan is not None:
         programs.incumbent.offer(WithoutPaging().invert(plan, inverse))
 
