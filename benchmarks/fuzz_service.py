@@ -84,6 +84,7 @@ def fuzz_service(count: int, seed: int) -> Counted:
                 rounds.done > 0 and not rounds.failed,
                 f"the other device was harmed: {rounds.failed}",
             )
+            _require(Reason.FAULT not in host.counts.refusals, "a call failed inside; see above")
             ends["rounds of the other device"] = rounds.done
             ends |= {f"counted: {r}": n for r, n in host.counts.refusals.items()}
     return ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -131,6 +132,9 @@ class Calls:
                 return await do(caller)
         except grpc.aio.AbortError:
             raise  # the handler has said what is wrong
+        except grpc.aio.InternalError as error:
+            # The device gave the call up, or its connection broke, while something was sent to it.
+            raise asyncio.CancelledError from error
         except Refusal as refusal:
             found = refusal
         except BadMessage as error:

@@ -7,15 +7,18 @@ import math
 import threading
 import time
 
+import grpc
 import pytest
 
 from protos import device_pb2 as pb
 from protos.trust import PROTOCOL
 from scheduler.errors import BadInput, Untrusted
 from server.service.limits import Limits
+from server.service.refusals import Reason
 from server.service.taskbook import State
 from tests.server.service.peers import (
     REPORT,
+    Peer,
     eventually,
     hosted,
     make_keyring,
@@ -166,3 +169,22 @@ def test_a_coordinator_does_not_start_with_expired_keys(tmp_path):
     old = make_keyring(tmp_path / "keys", now_s=time.time() - 3 * 365 * 86_400)
     with pytest.raises(Untrusted, match="valid from"), hosted(tmp_path / "store", old):
         pass
+
+
+def test_connections_that_break_while_much_is_sent_are_no_faults(host):
+    with peer(host) as device:
+        task = push(host, device.device_id, bytes(20_000_000))
+        for _ in range(20):
+            push(host, device.device_id)
+        for number in range(20):
+            again = Peer(device.device_id, device.keys, device.port, device.identity)
+            with again, contextlib.suppress(grpc.RpcError):  # the device's own calls end, too
+                fetching = again.stub.FetchModel(pb.FetchModelRequest(digest=task.model.digest))
+                waiting = again.wait()
+                for _ in range(1 + number % 5):
+                    next(fetching)
+                for _ in range(1 + number % 20):
+                    next(waiting)
+        eventually("all are gone", lambda: host.presence.there() == {})
+        assert device.fetch(task) == bytes(20_000_000)
+    assert Reason.FAULT not in host.counts.refusals
