@@ -7,6 +7,7 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from protos.arrays import encode_arrays, forms
 from protos.tasks import workload_digest
+from server.service import handlers
 from server.service.taskbook import State
 from tests.client.device.joined import device, eventually, state, task_for
 from tests.client.device.joined import update as update_of
@@ -45,12 +47,11 @@ large = replace(digits.WORKLOAD, name="large", model=Large)
 
 @dataclass
 class CuttingProxy:
-    """Forwards connections to a port, each for at most `most_bytes` in all, as long as `cuts` are left."""
+    """Forwards connections to a port; cuts those that pass `most_bytes` one way, as often as `cuts` says."""
 
     to_port: int
     most_bytes: int = 2**62
-    cuts: int = 0
-    passed: list[int] = field(default_factory=list)
+    cuts: Counter[str] = field(default_factory=Counter)
 
     def __enter__(self) -> CuttingProxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -80,18 +81,16 @@ class CuttingProxy:
                 near.close()
                 continue
             self._sockets += [near, far]
-            self.passed.append(0)
-            for source, target in ((near, far), (far, near)):
-                number = len(self.passed) - 1
-                arguments = (source, target, number)
-                threading.Thread(target=self._pump, args=arguments, daemon=True).start()
+            for way in (("up", near, far), ("down", far, near)):
+                threading.Thread(target=self._pump, args=way, daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, number: int) -> None:
+    def _pump(self, way: str, source: socket.socket, target: socket.socket) -> None:
+        passed_bytes = 0
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                self.passed[number] += len(data)
-                if self.passed[number] > self.most_bytes and self.cuts > 0:
-                    self.cuts -= 1
+                passed_bytes += len(data)
+                if passed_bytes > self.most_bytes and self.cuts[way] > 0:
+                    self.cuts[way] -= 1  # one device has one transfer at a time
                     break
                 target.sendall(data)
         for each in (source, target):
@@ -99,7 +98,27 @@ class CuttingProxy:
                 each.shutdown(socket.SHUT_RDWR)
 
 
-def test_transfers_go_on_where_they_were_cut(host, tmp_path):
+@pytest.fixture
+def begun_at(host, monkeypatch) -> dict[str, list[int]]:
+    """The byte that each transfer of a model or an update began at."""
+    found: dict[str, list[int]] = {"down": [], "up": []}
+    blobs, cut, arrived = type(host.store.blobs), handlers.chunks, host.store.blobs.incoming_bytes
+
+    def noted_chunks(file, *, offset_bytes, chunk_bytes):
+        found["down"].append(offset_bytes)
+        return cut(file, offset_bytes=offset_bytes, chunk_bytes=chunk_bytes)
+
+    def noted_bytes(_, *update) -> int:
+        found["up"].append(arrived(*update))
+        return found["up"][-1]
+
+    monkeypatch.setattr(handlers, "chunks", noted_chunks)
+    monkeypatch.setattr(blobs, "incoming_bytes", noted_bytes)
+    return found
+
+
+def test_transfers_go_on_where_they_were_cut(host, begun_at, tmp_path):
+    """Where that is, depends on how much was on its way; so does how many bytes pass in all."""
     (tmp_path / "own.py").write_text(LARGE)
     arrays = {f"net.{name}": value for name, value in model().items()}
     arrays["ballast"] = np.arange(3_000_000, dtype=np.float32)
@@ -108,8 +127,9 @@ def test_transfers_go_on_where_they_were_cut(host, tmp_path):
     with contextlib.ExitStack() as stack:
         proxy = stack.enter_context(CuttingProxy(host.port))
         joined = stack.enter_context(device(host, tmp_path / "device", *options, port=proxy.port))
-        # Both ways together are 24 MB: after four cuts there is something left to do.
-        proxy.most_bytes, proxy.cuts = 5_000_000, 4
+        # Of 12 MB each way. What is on its way at a cut may be some, in buffers of gRPC and of the system.
+        proxy.cuts.update({"down": 2, "up": 2})
+        proxy.most_bytes = 8_000_000
         task = push(
             host,
             joined.id,
@@ -119,9 +139,10 @@ def test_transfers_go_on_where_they_were_cut(host, tmp_path):
             config={"seed": 5, "server-round": 1, "local-epochs": 1},
         )
         assert done(host, task, joined, 120) is State.DONE
-        assert proxy.cuts == 0
-        # The model down, the update up, and at each cut what was on its way, not all 5 MB from before it.
-        assert sum(proxy.passed) < 2 * len(blob) + 4 * 3_000_000
+        for way, offsets_bytes in begun_at.items():
+            assert proxy.cuts[way] < 2
+            assert offsets_bytes[0] == 0
+            assert max(offsets_bytes) > 0
         trained = update_of(host, task)
         same(
             {n.removeprefix("net."): a for n, a in trained.items() if n != "ballast"},
