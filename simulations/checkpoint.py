@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from server.history import SEEN, History
 
 from .folder import STATE, Lengths
 from .journey import End, Journey, Phase
+from .presence import Batteries
 
 Arrays = dict[str, NDArray[np.generic]]
 
@@ -28,7 +29,7 @@ class Fabric:
 
     `sent` messages have been pushed so far. `journeys` are under way, `arrived` wait to be pulled;
     `contents` are the distinct contents of their messages, serialized, and `content` says which is whose, by
-    number of the message. `level_j` and `since_s` are the batteries, one entry per device.
+    number of the message.
     """
 
     now_s: float
@@ -37,8 +38,7 @@ class Fabric:
     arrived: tuple[Journey, ...]
     contents: tuple[bytes, ...]
     content: Mapping[int, int]
-    level_j: NDArray[np.float64]
-    since_s: NDArray[np.float64]
+    batteries: Batteries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,8 @@ def packed(checkpoint: Checkpoint) -> tuple[Arrays, dict[str, Any]]:
     arrays["history"] = progress.history.rows.view(np.uint8)
     for index, content in enumerate(fabric.contents):
         arrays[f"content/{index}"] = np.frombuffer(content, np.uint8)
-    arrays |= {"level_j": fabric.level_j, "since_s": fabric.since_s}
+    batteries = {f.name: getattr(fabric.batteries, f.name) for f in fields(Batteries)}
+    arrays |= dict(_named("batteries", batteries))
     return arrays, {
         "digest": checkpoint.digest,
         "number": progress.number,
@@ -106,9 +107,17 @@ def _unpacked(arrays: Arrays, state: Mapping[str, Any]) -> Checkpoint:
             arrived=tuple(_journey(j) for j in state["arrived"]),
             contents=tuple(arrays[f"content/{i}"].tobytes() for i in range(contents)),
             content=dict(state["content"]),
-            level_j=np.array(arrays["level_j"], dtype=np.float64),
-            since_s=np.array(arrays["since_s"], dtype=np.float64),
+            batteries=_batteries(_under("batteries", arrays)),
         ),
+    )
+
+
+def _batteries(arrays: Arrays) -> Batteries:
+    return Batteries(
+        level_j=arrays["level_j"].astype(np.float64),
+        since_s=arrays["since_s"].astype(np.float64),
+        charging=arrays["charging"].astype(np.bool_),
+        until_s=arrays["until_s"].astype(np.float64),
     )
 
 

@@ -45,8 +45,7 @@ class VirtualClock:
                 return
             kernel.step()
         if kernel.now < until_s < math.inf and not stop():
-            self.at(until_s)
-            kernel.step()
+            kernel.run(self.at(until_s))
 
 
 def delays_s(now_s: float, time_s: float) -> tuple[float, ...]:

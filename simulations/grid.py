@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
@@ -43,10 +43,9 @@ class SimulatedGrid(OwnGrid):
     """A Grid whose nodes are the devices of a fleet.
 
     `work` trains, and `context_of` gives the context of the device in a row of the fleet. `numbers` is how
-    many metrics an update has: its size is known before it is there. With `keeps_late`, the coordinator uses
-    replies that come after their round; else such a device finds that nobody wants its update. `slots`
-    is how many messages the coordinator's link carries at a time. Where replies are pulled one by one, up
-    to `batch` devices train at once: those whose replies come next. `resume` is the fleet after a round of a
+    many metrics an update has: its size is known before it is there. `slots` is how many messages the
+    coordinator's link carries at a time. Where replies are pulled one by one, up to `batch` devices train at
+    once: those whose replies come next. `resume` is the fleet after a round of a
     run that was stopped. `on_reply` is told of each reply's node when it is pulled, `on_failure` of what
     stays in the log of a device that failed.
     """
@@ -59,7 +58,6 @@ class SimulatedGrid(OwnGrid):
         context_of: Callable[[int], Context],
         *,
         numbers: int,
-        keeps_late: bool = False,
         slots: int | None = None,
         batch: int = 1,
         on_reply: Callable[[int], None] = lambda _: None,
@@ -69,8 +67,8 @@ class SimulatedGrid(OwnGrid):
         self._clock, self._departures, self._work = clock, departures, work
         self._context_of, self._on_failure = context_of, on_failure
         self._fleet = departures.fleet
-        self._numbers, self._keeps_late, self._on_reply = numbers, keeps_late, on_reply
-        self._sent = self._newest = self._wanted = 0
+        self._numbers, self._on_reply = numbers, on_reply
+        self._sent = 0
         self._batch, self._done = batch, dict[int, Done]()
         self._arrived: dict[int, Journey] = {}
         self._messages: dict[int, Message] = {}
@@ -95,7 +93,7 @@ class SimulatedGrid(OwnGrid):
         A device that is lost counts once the coordinator has noticed. Endless waiting ends when nothing
         can come any more.
         """
-        self._clock.run(self.now_s() + seconds, lambda: self._wanted >= replies)
+        self._clock.run(self.now_s() + seconds, lambda: len(self._arrived) >= replies)
 
     def reports(self) -> Reports:
         """What the devices that are online now say of themselves."""
@@ -104,7 +102,7 @@ class SimulatedGrid(OwnGrid):
         return reports
 
     def settled(self) -> tuple[Settled, ...]:
-        """Journeys whose replies were pulled since this was asked last."""
+        """Journeys whose replies were pulled, or that were withdrawn, since this was asked last."""
         settled, self._settled = tuple(self._settled), []
         return settled
 
@@ -112,6 +110,17 @@ class SimulatedGrid(OwnGrid):
         """Journeys that the end of the run leaves without a reply that was pulled."""
         left = (*self._arrived.values(), *self._traffic.under_way)
         return tuple(Settled(journey=j) for j in sorted(left, key=lambda j: j.number))
+
+    def withdraw(self, message_ids: Sequence[str]) -> None:
+        """No replies are wanted any more for these messages: whoever is still at work on one stops."""
+        for number in map(int, message_ids):
+            journey = self._arrived.pop(number, None)
+            if journey is None:
+                journey = self._traffic.withdraw(number)
+                self._note_battery(journey)
+            del self._messages[number]
+            self._done.pop(number, None)
+            self._settled.append(Settled(journey=journey))
 
     def fabric(self) -> Fabric:
         """All that the fleet needs to go on from here."""
@@ -124,8 +133,7 @@ class SimulatedGrid(OwnGrid):
             arrived=tuple(self._arrived.values()),
             contents=tuple(recorddict_to_proto(c).SerializeToString() for c in contents.values()),
             content={number: index[id(m.content)] for number, m in self._messages.items()},
-            level_j=self._presence.level_j,
-            since_s=self._presence.since_s,
+            batteries=self._presence.batteries(),
         )
 
     # Flower's Grid.
@@ -141,16 +149,12 @@ class SimulatedGrid(OwnGrid):
             return []
         first, now_s = self._sent, self.now_s()
         rows = self._fleet.rows(np.array([m.metadata.dst_node_id for m in sent], dtype=np.uint64))
-        round_number = _round_of(sent[0])
-        if round_number > self._newest and not self._keeps_late:
-            self._wanted = 0
-        self._newest = max(self._newest, round_number)
         contents = {id(m.content): m.content for m in sent}  # most often one for all
         sizes = {key: _sizes(content, self._numbers) for key, content in contents.items()}
         journeys = self._departures.journeys(
             rows,
             first=first,
-            round_number=round_number,
+            round_number=_round_of(sent[0]),
             now_s=now_s,
             bytes_down=[sizes[id(m.content)][0] for m in sent],
             bytes_up=[sizes[id(m.content)][1] for m in sent],
@@ -167,8 +171,7 @@ class SimulatedGrid(OwnGrid):
         """Replies that have come, each once, in the order in which they came."""
         asked = set(map(int, message_ids))
         due = [journey for number, journey in self._arrived.items() if number in asked]
-        wanted = [j for j in due if j.end is End.ARRIVED and self._is_wanted(j)]
-        missing = [j for j in wanted if j.number not in self._done]
+        missing = [j for j in due if j.end is End.ARRIVED and j.number not in self._done]
         if missing:
             self._train([*missing, *self._soon(self._batch - len(missing), missing)])
         return [self._settle(journey, self._done.pop(journey.number, None)) for journey in due]
@@ -176,10 +179,12 @@ class SimulatedGrid(OwnGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send messages, and take the replies that come in time."""
+        """Send messages, and take the replies that come in time; nobody wants the others."""
         ids = list(self.push_messages(messages))
         self.wait(math.inf if timeout is None else timeout, len(ids))
-        return self.pull_messages(ids)
+        replies = list(self.pull_messages(ids))
+        self.withdraw([i for i in ids if int(i) in self._messages])
+        return replies
 
     # Inside.
 
@@ -192,7 +197,7 @@ class SimulatedGrid(OwnGrid):
 
     def _soon(self, most: int, after: list[Journey]) -> list[Journey]:
         """Journeys whose updates will be asked for after some, as far as can be told."""
-        if most <= 0 or not self._keeps_late:
+        if most <= 0:
             return []
         under_way = [j for j in self._traffic.under_way if arrives_s(j) < math.inf]
         arrived = [j for j in self._arrived.values() if j.end is End.ARRIVED]
@@ -200,12 +205,11 @@ class SimulatedGrid(OwnGrid):
         known = self._done.keys() | {j.number for j in after}
         return [j for j in soon if j.number not in known][:most]
 
-    def _is_wanted(self, journey: Journey) -> bool:
-        return self._keeps_late or journey.round == self._newest
-
     def _on_end(self, journey: Journey) -> None:
         self._arrived[journey.number] = journey
-        self._wanted += self._is_wanted(journey)
+        self._note_battery(journey)
+
+    def _note_battery(self, journey: Journey) -> None:
         at_s = journey.began_s[Phase.SILENT]
         ended_s = self.now_s() if math.isnan(at_s) else at_s
         self._presence.note(journey.row, journey.level_j, ended_s)
@@ -213,9 +217,9 @@ class SimulatedGrid(OwnGrid):
     def _settle(self, journey: Journey, done: Done | None) -> Message:
         del self._arrived[journey.number]
         message = self._messages.pop(journey.number)
-        self._wanted -= self._is_wanted(journey)
         if done is None:
-            settled, reply = Settled(journey=journey), Message(_error(journey), reply_to=message)
+            lost = Error(ErrorCode.NODE_UNAVAILABLE, _LOST[journey.end])
+            settled, reply = Settled(journey=journey), Message(lost, reply_to=message)
         else:
             reply = done.reply
             metrics = metrics_of(reply) if reply.has_content() else {}
@@ -229,7 +233,7 @@ class SimulatedGrid(OwnGrid):
 
     def _take_up(self, fabric: Fabric) -> None:
         self._sent = fabric.sent
-        self._presence.restore(fabric.level_j, fabric.since_s)
+        self._presence.restore(fabric.batteries)
         contents = [recorddict_from_proto(ProtoRecordDict.FromString(c)) for c in fabric.contents]
         for journey in sorted((*fabric.journeys, *fabric.arrived), key=lambda j: j.number):
             node, content = (
@@ -239,9 +243,7 @@ class SimulatedGrid(OwnGrid):
             message = Message(content, node, MessageType.TRAIN)
             _identify(message, str(journey.number))
             self._messages[journey.number] = message
-            self._newest = max(self._newest, journey.round)
         self._arrived = {j.number: j for j in fabric.arrived}
-        self._wanted = sum(map(self._is_wanted, fabric.arrived))
 
 
 def _sizes(content: RecordDict, numbers: int) -> tuple[int, int]:
@@ -255,13 +257,6 @@ def _round_of(message: Message) -> int:
         if isinstance(number := record.get("server-round"), int):
             return number
     return 0
-
-
-def _error(journey: Journey) -> Error:
-    if journey.end is End.ARRIVED:
-        late = "the update came after its round had ended"
-        return Error(ErrorCode.REPLY_MESSAGE_UNAVAILABLE, late)
-    return Error(ErrorCode.NODE_UNAVAILABLE, _LOST[journey.end])
 
 
 def _identify(message: Message, identity: str) -> None:

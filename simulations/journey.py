@@ -30,6 +30,7 @@ class End(IntEnum):
     WENT_OFFLINE = 2
     DROPPED_OUT = 3
     BATTERY_EMPTY = 4
+    WITHDRAWN = 5
 
     def __str__(self) -> str:
         return self.name.lower().replace("_", " ")
@@ -126,9 +127,7 @@ def move_on(journey: Journey, now_s: float, order: int, queues: bool) -> None:
     ended_s = min(now_s, journey.until_s)
     if phase in WAITING and now_s <= journey.until_s:
         journey.end = End.UNDER_WAY
-    net_w = _watts(journey) - journey.charge_w
-    level_j = journey.level_j - net_w * (ended_s - journey.began_s[phase])
-    journey.level_j = min(journey.capacity_j, max(0.0, level_j))
+    _draw(journey, ended_s)
     if journey.end is not End.UNDER_WAY:
         enter(journey, Phase.SILENT, ended_s, order)
     elif phase is Phase.UP:
@@ -138,6 +137,26 @@ def move_on(journey: Journey, now_s: float, order: int, queues: bool) -> None:
         enter(journey, Phase.UP, now_s, order)
     else:
         enter(journey, Phase(phase + 1), now_s, order)
+
+
+def withdraw(journey: Journey, now_s: float, order: int) -> None:
+    """End it now, since the coordinator wants no update of it any more: the device stops at once.
+
+    It hears of that a latency later in truth. One that has left by now has left for its own reason.
+    """
+    if now_s > journey.until_s:
+        move_on(journey, now_s, order, queues=True)
+    if journey.phase is not Phase.SILENT:
+        _draw(journey, now_s)
+        journey.end = End.WITHDRAWN
+    enter(journey, Phase.OVER, now_s, order)
+
+
+def _draw(journey: Journey, until_s: float) -> None:
+    """Take from the battery what the phase has taken, and add what the charger gave."""
+    net_w = _watts(journey) - journey.charge_w
+    level_j = journey.level_j - net_w * (until_s - journey.began_s[journey.phase])
+    journey.level_j = min(journey.capacity_j, max(0.0, level_j))
 
 
 def _watts(journey: Journey) -> float:

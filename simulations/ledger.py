@@ -17,12 +17,13 @@ _LOST = {
     End.WENT_OFFLINE: Outcome.WENT_OFFLINE,
     End.DROPPED_OUT: Outcome.DROPPED_OUT,
     End.BATTERY_EMPTY: Outcome.BATTERY_EMPTY,
+    End.WITHDRAWN: Outcome.WITHDRAWN,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """A journey whose reply the coordinator has got, or one that the run's end cuts off.
+    """A journey whose reply the coordinator has got or does not want, or that the run's end cuts off.
 
     `failed` is whether the device answered with an error. `metrics` are those of the update, none where
     nobody wanted it any more.

@@ -22,12 +22,26 @@ class _Watch:
     until_s: Floats
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batteries:
+    """What is known of the batteries, an entry per device.
+
+    A level is known for a moment of each device's own, `since_s`. Whether it is `charging` holds until
+    `until_s`; when that is over, the level is brought forward. So the time of asking shows in the last bits
+    of a level, and a run that is taken up again needs all four.
+    """
+
+    level_j: Floats
+    since_s: Floats
+    charging: Mask
+    until_s: Floats
+
+
 class Presence:
     """The states and batteries of all devices at a time that only goes on.
 
     A state is a function of time; what is kept of it here is no more than a memory of its values. A
-    battery's level, `level_j`, is known for a moment of each device's own, `since_s`, and brought forward
-    when it is asked for.
+    battery's level is brought forward when it is asked for.
     """
 
     def __init__(self, fleet: Fleet) -> None:
@@ -38,12 +52,25 @@ class Presence:
             state: _Watch(holds=np.zeros(count, dtype=np.bool_), until_s=np.full(count, -np.inf))
             for state in State
         }
-        self.level_j: Floats = full_at_start(fleet)
-        self.since_s: Floats = np.zeros(count)
+        self._level_j: Floats = full_at_start(fleet)
+        self._since_s: Floats = np.zeros(count)
 
-    def restore(self, level_j: Floats, since_s: Floats) -> None:
+    def batteries(self) -> Batteries:
+        """What is known of the batteries, for `restore`."""
+        watch = self._watches[State.CHARGING]
+        return Batteries(
+            level_j=self._level_j.copy(),
+            since_s=self._since_s.copy(),
+            charging=watch.holds.copy(),
+            until_s=watch.until_s.copy(),
+        )
+
+    def restore(self, known: Batteries) -> None:
         """Take the batteries of a run that is taken up again."""
-        self.level_j, self.since_s = level_j.copy(), since_s.copy()
+        self._level_j, self._since_s = known.level_j.copy(), known.since_s.copy()
+        self._watches[State.CHARGING] = _Watch(
+            holds=known.charging.copy(), until_s=known.until_s.copy()
+        )
 
     def holds(self, state: State, now_s: float) -> Mask:
         """Whether each device, [n], is in a state now."""
@@ -66,14 +93,14 @@ class Presence:
         """Joules now in the batteries of these rows; inf on mains."""
         charging = self.holds(State.CHARGING, now_s)[rows]
         net_w = np.where(charging, self._fleet.charge_w[rows], 0.0) - self._own_w[rows]
-        level_j: Floats = self.level_j[rows] + net_w * (now_s - self.since_s[rows])
+        level_j: Floats = self._level_j[rows] + net_w * (now_s - self._since_s[rows])
         np.clip(level_j, 0.0, self._fleet.battery_j[rows], out=level_j)
-        self.level_j[rows], self.since_s[rows] = level_j, now_s
+        self._level_j[rows], self._since_s[rows] = level_j, now_s
         return level_j
 
     def note(self, row: int, level_j: float, at_s: float) -> None:
         """What a battery held after a journey; from then on, whether it charges is looked up again."""
-        self.level_j[row], self.since_s[row] = level_j, at_s
+        self._level_j[row], self._since_s[row] = level_j, at_s
         self._watches[State.CHARGING].until_s[row] = -np.inf
 
     def reports(self, now_s: float) -> Reports:
@@ -95,6 +122,6 @@ class Presence:
 
     def _bring_forward(self, rows: Ints, now_s: float) -> None:
         """Levels of devices that may have begun or ended to charge since they were known."""
-        level_j, since_s = self.level_j[rows], self.since_s[rows]
-        self.level_j[rows] = level_after(self._fleet, rows, level_j, since_s, now_s)
-        self.since_s[rows] = now_s
+        level_j, since_s = self._level_j[rows], self._since_s[rows]
+        self._level_j[rows] = level_after(self._fleet, rows, level_j, since_s, now_s)
+        self._since_s[rows] = now_s

@@ -33,6 +33,7 @@ class Outcome(IntEnum):
     DROPPED_OUT = 5
     BATTERY_EMPTY = 6
     UNFINISHED = 7  # still under way when the run ended
+    WITHDRAWN = 8  # still under way when its round ended; the device stopped then
 
     def __str__(self) -> str:
         return self.name.lower().replace("_", " ")

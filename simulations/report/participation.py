@@ -25,7 +25,7 @@ UPDATES = ((1, 1, 0.3), (2, 3, 0.5), (4, 9, 0.75), (10, None, 1.0))
 
 OUTCOMES = (
     ("used", (Outcome.AGGREGATED,), "forward"),
-    ("too late", (Outcome.LATE,), "paging"),
+    ("too late", (Outcome.LATE, Outcome.WITHDRAWN), "paging"),
     ("refused or failed", (Outcome.REFUSED, Outcome.FAILED), "again"),
     ("dropped out or went offline", (Outcome.DROPPED_OUT, Outcome.WENT_OFFLINE), "radio"),
     ("battery empty", (Outcome.BATTERY_EMPTY,), "resident"),

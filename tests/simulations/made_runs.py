@@ -19,7 +19,8 @@ def messages(run: Run, count: int, rounds: int, seed: int = 0) -> np.ndarray:
     device = able[chance.integers(len(able), size=count)]
     rows["node"], rows["kind"] = device["node"], device["kind"]
     rows["round"] = rows["asked_in"] = np.sort(chance.integers(1, rounds + 1, size=count))
-    rows["outcome"] = chance.choice(len(Outcome), p=[0.6, *[0.4 / 7] * 7], size=count)
+    others = len(Outcome) - 1
+    rows["outcome"] = chance.choice(len(Outcome), p=[0.6, *[0.4 / others] * others], size=count)
     rows["steps"] = chance.integers(1, 9, size=count)
     rows["sent_s"] = 100.0 * (rows["round"] - 1)
     for name in ("wait_down_s", "down_s", "train_s", "wait_up_s", "up_s", "train_j", "radio_j"):

@@ -41,6 +41,12 @@ def test_what_happens_at_the_last_moment_still_happens():
     assert len(seen) == 1
 
 
+def test_waiting_ends_at_the_very_moment_also_where_no_single_delay_does():
+    clock = VirtualClock(1.223231852054596)
+    clock.run(536870913.384523, lambda: False)
+    assert clock.now_s() == 536870913.384523
+
+
 def test_waiting_for_ever_for_nothing_takes_no_time():
     clock = VirtualClock(2.0)
     clock.run(math.inf, lambda: False)

@@ -18,7 +18,7 @@ from simulations.fleet import Habits, Window
 from simulations.folder import begun
 from simulations.grid import SimulatedGrid
 from simulations.identity import RUN_ID, be_server
-from simulations.journey import SILENCE_S, End
+from simulations.journey import SILENCE_S, End, Phase
 from simulations.training import InProcess
 from tests.simulations.fleets import fleet_with, kind_of
 
@@ -119,7 +119,7 @@ def test_a_reply_after_the_timeout_is_not_there_yet():
     assert grid.now_s() == timeout
 
 
-def test_nobody_trains_for_a_round_that_has_ended():
+def test_a_withdrawn_device_stops_and_draws_no_more():
     trained = []
     app = ClientApp()
 
@@ -128,16 +128,60 @@ def test_nobody_trains_for_a_round_that_has_ended():
         trained.append(context.node_id)
         return echo()(message, context)
 
-    grid = fabric(app=app)
-    first = list(grid.push_messages(messages()))
+    battery = {"battery_j": 1000.0, "charge_w": 0.0}
+    grid = fabric(fleet_with([kind_of(own_w=0.5)], 3, **battery), app)
+    ids = list(grid.push_messages(messages()))
     grid.wait(math.inf, 1)
-    list(grid.pull_messages(first))
-    second = list(grid.push_messages(messages([101], round_number=2)))
-    grid.wait(math.inf, 1)  # 102's late update does not count
-    replies = list(grid.pull_messages(first + second))
-    assert [(r.metadata.src_node_id, r.has_error()) for r in replies] == [(102, True), (101, False)]
-    assert replies[0].error.reason == "the update came after its round had ended"
-    assert trained == [101, 101]
+    (reply,) = grid.pull_messages(ids)
+    now_s = grid.now_s()
+    grid.withdraw([ids[0], ids[2]])
+    assert (reply.metadata.src_node_id, trained) == (101, [101])
+    stopped = {s.journey.row: s.journey for s in grid.settled()}
+    assert {row: j.end for row, j in stopped.items()} == {
+        0: End.WITHDRAWN,
+        1: End.ARRIVED,
+        2: End.WITHDRAWN,
+    }
+    # Device 100 would train for 10 s: it has trained since the model was there, and sent nothing.
+    trained_s = now_s - DOWN_S
+    assert stopped[0].spent_s(Phase.TRAINS, now_s) == pytest.approx(trained_s)
+    assert stopped[0].spent_s(Phase.UP, now_s) == 0.0
+    drawn_j = 2.5 * DOWN_S + stopped[0].train_w * trained_s
+    assert stopped[0].level_j == pytest.approx(1000 - drawn_j)
+    later = grid.now_s() + 20.0
+    grid.wait(20.0, 1)
+    assert grid.now_s() == later  # nothing comes any more
+    assert list(grid.pull_messages(ids)) == []
+    assert grid.cut_off() == ()
+    left_j = (grid.reports().battery * 1000).tolist()
+    assert left_j[0] == pytest.approx(1000 - drawn_j - 0.5 * 20)
+    # All may be asked anew.
+    assert len(list(grid.send_and_receive(messages(round_number=2)))) == 3
+
+
+def test_a_device_that_was_lost_before_is_no_withdrawn_one():
+    day = Habits(online=(Window(start_h=0.0, hours=5.0 / 3600),))
+    grid = fabric(fleet_with([kind_of(day)], 3))
+    ids = list(grid.push_messages(messages()))
+    grid.wait(math.inf, 1)
+    list(grid.pull_messages(ids))
+    grid.wait(5.0, 1)  # the others have gone by now, and the coordinator does not know
+    grid.settled()
+    grid.withdraw([ids[0], ids[2]])
+    lost = [s.journey for s in grid.settled()]
+    assert [j.end for j in lost] == [End.WENT_OFFLINE] * 2
+    assert [j.began_s[Phase.SILENT] for j in lost] == [5.0] * 2
+
+
+def test_a_withdrawn_message_gives_up_its_place_on_the_link():
+    grid = fabric(slots=1)
+    ids = list(grid.push_messages(messages()))
+    grid.wait(DOWN_S / 2, 3)
+    grid.withdraw(ids[:2])  # the first is on the link, the second waits for it
+    grid.wait(math.inf, 1)
+    (reply,) = grid.pull_messages(ids[2:])
+    assert reply.metadata.src_node_id == 102
+    assert grid.now_s() == pytest.approx(1.5 * DOWN_S + 4 + UP_S)
 
 
 def test_devices_whose_replies_come_next_train_together():
@@ -158,7 +202,6 @@ def test_devices_whose_replies_come_next_train_together():
         Counted(echo()),
         lambda row: Context(RUN_ID, int(fleet.node[row]), {}, RecordDict(), {}),
         numbers=UP_NUMBERS,
-        keeps_late=True,
         batch=2,
     )
     ids = list(grid.push_messages(messages([100, 101, 102, 103])))
@@ -241,8 +284,8 @@ def test_the_end_of_a_run_cuts_journeys_off():
     assert [s.journey.row for s in grid.cut_off()] == [0, 2]
 
 
-@pytest.mark.parametrize("keeps_late", [True, False])
-def test_a_fabric_that_is_taken_up_again_goes_on_alike(tmp_path, keeps_late):
+@pytest.mark.parametrize("withdraws", [True, False])
+def test_a_fabric_that_is_taken_up_again_goes_on_alike(tmp_path, withdraws):
     from server.federation import Progress
     from server.history import no_history
 
@@ -251,17 +294,19 @@ def test_a_fabric_that_is_taken_up_again_goes_on_alike(tmp_path, keeps_late):
         for number in rounds:
             ids += grid.push_messages(messages([100 + number % 3], round_number=number))
             grid.wait(7.0, 1)
-            seen += [
-                (r.metadata.src_node_id, r.has_error(), grid.now_s())
-                for r in grid.pull_messages(ids)
-            ]
+            for reply in grid.pull_messages(ids):
+                seen.append((reply.metadata.src_node_id, reply.has_error(), grid.now_s()))
+                ids.remove(reply.metadata.reply_to_message_id)
+            if withdraws and number % 2:
+                grid.withdraw(ids)
+                ids.clear()
         return seen
 
     fleet = fleet_with([kind_of(own_w=0.5)], 3, battery_j=200.0, charge_w=0.0)
-    whole = fabric(fleet, keeps_late=keeps_late, slots=1)
+    whole = fabric(fleet, slots=1)
     expected = drive(whole, [], range(1, 9))
 
-    stopped, ids = fabric(fleet, keeps_late=keeps_late, slots=1), []
+    stopped, ids = fabric(fleet, slots=1), []
     seen = drive(stopped, ids, range(1, 5))
     progress = Progress(
         number=4, arrays={}, strategy={}, history=no_history(), pending=(), bases={}, skipped=0
@@ -273,7 +318,6 @@ def test_a_fabric_that_is_taken_up_again_goes_on_alike(tmp_path, keeps_late):
     read, _ = read_checkpoint(draft.checkpoint)
     again = fabric(
         fleet,
-        keeps_late=keeps_late,
         slots=1,
         clock=VirtualClock(read.fabric.now_s),
         resume=read.fabric,

@@ -138,6 +138,39 @@ def history(over):
     return [(j.number, j.end, j.until_s, [t for t in j.began_s if not math.isnan(t)]) for j in over]
 
 
+def play(journeys, slots, withdrawn, stops_s, saves):
+    """What becomes of journeys of which some are withdrawn at stops; with `saves`, begun anew there."""
+    clock, over = VirtualClock(), []
+    traffic = Traffic(clock, over.append, slots)
+    for one in copy.deepcopy(journeys):
+        traffic.start(one)
+    for stop_s, numbers in zip(stops_s, withdrawn, strict=False):
+        clock.run(stop_s, lambda: False)
+        there = {j.number for j in traffic.under_way}
+        over += [traffic.withdraw(number) for number in sorted(numbers & there)]
+        if saves:
+            saved = copy.deepcopy(traffic.under_way)
+            clock = VirtualClock(clock.now_s())
+            traffic = Traffic(clock, over.append, slots, saved)
+    clock.run(math.inf, lambda: False)
+    assert traffic.under_way == ()
+    return history(over)
+
+
+@given(
+    journeys=traffics(),
+    slots=st.sampled_from([None, 1, 2]),
+    withdrawn=st.lists(st.sets(st.integers(0, 7)), min_size=4, max_size=4),
+    stops_s=st.lists(st.floats(0.0, 20.0) | seconds, max_size=4).map(sorted),
+)
+def test_journeys_are_withdrawn_alike_in_a_run_that_is_taken_up_again(
+    journeys, slots, withdrawn, stops_s
+):
+    whole = play(journeys, slots, withdrawn, stops_s, saves=False)
+    assert play(journeys, slots, withdrawn, stops_s, saves=True) == whole
+    assert sorted(number for number, *_ in whole) == list(range(len(journeys)))
+
+
 @given(
     journeys=traffics(),
     slots=st.sampled_from([None, 1, 2]),

@@ -47,7 +47,8 @@ def test_what_is_remembered_is_what_would_be_worked_out(habit, seed, times_s):
 def test_levels_are_those_of_the_days_whenever_they_are_asked_for(habit, seed, times_s, journey):
     fleet = fleet_of(habit, seed)
     presence, rows = Presence(fleet), np.arange(len(fleet))
-    level_j, since_s = presence.level_j.copy(), presence.since_s.copy()
+    first = presence.batteries()
+    level_j, since_s = first.level_j, first.since_s
     for number, now_s in enumerate(times_s):
         if number == journey and number:
             at_s = 0.5 * (times_s[number - 1] + now_s)  # a journey ended between two looks
@@ -57,16 +58,27 @@ def test_levels_are_those_of_the_days_whenever_they_are_asked_for(habit, seed, t
         np.testing.assert_allclose(presence.levels(rows, now_s), expected, rtol=1e-9, atol=1e-6)
 
 
-@settings(max_examples=20)
-@given(habit=habits, seed=st.integers(0, 99), times_s=times, stop=st.integers(0, 7))
-def test_a_run_that_is_taken_up_again_finds_the_same_batteries(habit, seed, times_s, stop):
+@settings(max_examples=40)
+@given(
+    habit=habits,
+    seed=st.integers(0, 99),
+    times_s=times,
+    stop=st.integers(0, 7),
+    asked=st.lists(st.sets(st.integers(0, 4)), min_size=8, max_size=8),
+)
+def test_a_run_that_is_taken_up_again_finds_the_same_batteries(habit, seed, times_s, stop, asked):
+    """To the last bit, whichever devices are looked at, and whenever a journey ends."""
     fleet = fleet_of(habit, seed)
-    whole, rows = Presence(fleet), np.arange(len(fleet))
-    again = Presence(fleet)
-    for number, now_s in enumerate(times_s):
+    whole, again, rows = Presence(fleet), Presence(fleet), np.arange(len(fleet))
+    for number, (now_s, some) in enumerate(zip(times_s, asked, strict=False)):
         if number == stop:
             fresh = Presence(fleet)
-            fresh.restore(again.level_j, again.since_s)
+            fresh.restore(again.batteries())
             again = fresh
-        assert whole.levels(rows, now_s).tolist() == again.levels(rows, now_s).tolist()
-        assert whole.reports(now_s).node.tolist() == again.reports(now_s).node.tolist()
+        seen = np.array(sorted(r for r in some if r < len(fleet)), dtype=np.int64)
+        assert whole.levels(seen, now_s).tolist() == again.levels(seen, now_s).tolist()
+        for row, level_j in zip(seen.tolist()[:1], (700.0,), strict=False):
+            whole.note(row, level_j, now_s)
+            again.note(row, level_j, now_s)
+    assert whole.levels(rows, now_s).tolist() == again.levels(rows, now_s).tolist()
+    assert whole.reports(now_s).node.tolist() == again.reports(now_s).node.tolist()
