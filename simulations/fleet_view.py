@@ -30,6 +30,7 @@ def fleet_view(fleet: Fleet, census: Sequence[Census], model: str) -> Group:
     return Group(
         title,
         kinds_table(fleet),
+        *([Text(f"\n{said}", "yellow")] if (said := sharing(fleet)) else []),
         Text(
             f"\nPart of the devices that are so, over the hours of a day (UTC), mean of {len(DAYS)}:",
             "dim",
@@ -57,6 +58,17 @@ def kinds_table(fleet: Fleet) -> Table:
             human_j(battery_j) if np.isfinite(battery_j) else "mains",
         )
     return table
+
+
+def sharing(fleet: Fleet) -> str | None:
+    """What there is to know where several devices have the same data; None where none has."""
+    partitions = len(np.unique(fleet.partition))
+    if partitions == len(fleet):
+        return None
+    return (
+        f"{len(fleet):,} devices share {partitions:,} partitions: those of one partition have the same data, "
+        "and asked in the same round they make the same update"
+    )
 
 
 def day_table(fleet: Fleet) -> Table:
@@ -94,8 +106,8 @@ def census_table(census: Sequence[Census]) -> Table:
 
 
 def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, no_wrap=True, style="cyan")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column(first, overflow="fold", style="cyan")
     for name in others:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -215,10 +215,13 @@ def _number(value: object, where: str, least: float = 1e-9) -> float:
 
 
 def _plain(value: object) -> float:
-    """A number, also one of numpy's, which is pickled as a call with a type and bytes; else NaN."""
-    if isinstance(value, int | float):
-        return float(value)
+    """A number, also one as text or of numpy's, which is pickled as a call with a type and bytes; else NaN.
+
+    FedScale's own reader takes text, too.
+    """
     try:
+        if isinstance(value, int | float | str):
+            return float(value)
         if isinstance(value, Named) and value.name.endswith(".scalar"):
             dtype, content = value.args
             raw = content if isinstance(content, bytes) else content.args[0].encode("latin1")

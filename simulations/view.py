@@ -24,8 +24,10 @@ from scheduler.view.text import human_bytes, human_j, human_s, plural
 from .config import SimulationConfig
 from .federate import Watcher
 from .fleet import Fleet
+from .fleet_view import sharing
 from .results import KindPlan, KindRound, LeftOut, Refused, RoundRecord
 
+NARROW = 100  # columns: with fewer, some cells take two lines, so that names of kinds stay whole
 LEGEND = "RAM of each kind, what a round took, what a training step pages and recomputes:"
 
 
@@ -87,6 +89,8 @@ class View:
         )
 
     def _on_start(self, fleet: Fleet) -> None:
+        if said := sharing(fleet):
+            self._print(f"[yellow]shared data[/]  {said}")
         size = min(self._config.cohort or len(fleet), len(fleet))
         self._progress.update(self._task, description="round 1", total=size * self._config.rounds)
 
@@ -117,7 +121,7 @@ class View:
     def _render(self) -> Group:
         if not self._plans:
             return Group(self._progress)
-        table = kinds_table(self._plans, self._last)
+        table = kinds_table(self._plans, self._last, narrow=self._console.width < NARROW)
         return Group(Text(f"\n{LEGEND}", "dim"), table, self._progress)
 
 
@@ -140,21 +144,26 @@ def _round_line(record: RoundRecord) -> str:
     )
 
 
-def _paged(plan: KindPlan) -> str:
+def _paged(plan: KindPlan, between: str) -> str:
     if not (plan.page_out_bytes or plan.page_in_bytes):
         return "nothing"
-    return f"{human_bytes(plan.page_out_bytes)}/{human_bytes(plan.page_in_bytes)}"
+    return f"{human_bytes(plan.page_out_bytes)}{between}{human_bytes(plan.page_in_bytes)}"
 
 
-def kinds_table(plans: list[KindPlan], record: RoundRecord | None) -> Table:
+def kinds_table(
+    plans: list[KindPlan], record: RoundRecord | None, *, narrow: bool = False
+) -> Table:
     """Per kind of device: RAM, and what the last round cost one device on average."""
     table = Table(
         box=None,
         padding=(0, 1, 0, 0),
         header_style="bold",
     )
-    table.add_column("kind", no_wrap=True, style="cyan")
-    for name in ("budget", "peak", "keep all", "time", "energy", "paged out/in", "recomputed"):
+    table.add_column("kind", overflow="fold", style="cyan")
+    keep, paged, again = "keep all", "paged out/in", "recomputed"
+    if narrow:
+        keep, paged, again = "keep\nall", "paged\nout/in", "re-\ncomputed"
+    for name in ("budget", "peak", keep, "time", "energy", paged, again):
         table.add_column(name, justify="right", no_wrap=True)
     for plan in plans:
         done = _round_of(record, plan)
@@ -166,7 +175,7 @@ def kinds_table(plans: list[KindPlan], record: RoundRecord | None) -> Table:
             human_bytes(plan.keep_all_peak_bytes),
             human_s(done.busy_s / count) if done else "",
             human_j(done.energy_j / count) if done else "",
-            _paged(plan),
+            _paged(plan, "/\n" if narrow else "/"),
             str(plan.recomputed or "nothing"),
         )
     return table

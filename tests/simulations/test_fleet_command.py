@@ -4,11 +4,13 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from simulations.availability import State, holds
 from simulations.cli import main
 from simulations.fleet import Habits, Window
-from simulations.fleet_view import hourly
+from simulations.fleet_view import hourly, kinds_table, sharing
+from simulations.population import load_fleet
 from tests.simulations.fleets import fleet_with, kind_of
 
 
@@ -29,6 +31,23 @@ def test_a_fleet_is_shown_with_its_kinds_its_day_and_who_can_train(monkeypatch, 
     assert out.count("band 48 kB store 1 of 2") == 2
     assert "batch 2 (floor" in out
     assert "all of these" in out
+    assert "1,000 devices share 8 partitions" in " ".join(out.split())
+
+
+def test_names_stay_whole_where_there_are_eighty_columns(capsys):
+    for name in ("phone", "smartwatch", "smart-speaker"):
+        fleet = load_fleet(name, 8)
+        Console(width=80).print(kinds_table(fleet))
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert "…" not in "".join(lines)
+
+
+def test_shared_data_is_told_and_data_of_ones_own_is_not():
+    assert sharing(fleet_with([kind_of()], 4)) is None
+    said = sharing(fleet_with([kind_of()], 4, partition=[0, 1, 0, 1]))
+    assert said is not None
+    assert said.startswith("4 devices share 2 partitions:")
 
 
 def test_a_fleet_that_is_none_ends_with_one_line(monkeypatch, capsys):

@@ -3,37 +3,62 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from scheduler.errors import BadInput
 from simulations.ray_workers import RayWorkers
+from simulations.run import simulate
 from simulations.training import InProcess, Recipe
 from tests.simulations.test_training import charged, jobs, told  # noqa: F401 - a fixture
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two Ray nodes on this machine."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    options = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=options)
+    try:
+        made.add_node(num_cpus=1, object_store_memory=100_000_000)
+        yield made
+    finally:
+        made.shutdown()
 
 
 @pytest.mark.slow
 # Ray leaves sockets and processes to be collected.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_two_nodes_give_the_numbers_of_one_process(charged, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    from ray.cluster_utils import Cluster
-
+def test_two_nodes_give_the_numbers_of_one_process(
+    cluster,
+    charged,  # noqa: F811
+    config,
+    result,
+    folder,
+    machine,
+    tmp_path,
+):
+    """Of single jobs, and of a whole simulation: every byte of its folder."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    options = {"num_cpus": 1, "object_store_memory": 100_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=options)
     try:
-        cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
         alone = [told(InProcess(charged.app())(jobs(range(7), number=n))) for n in (1, 2)]
         with RayWorkers(charged, cluster.address) as work:
             assert len(work.machines) == 2
             assert [told(work(jobs(range(7), number=n))) for n in (1, 2)] == alone
     finally:
-        cluster.shutdown()
         torch.set_num_threads(threads)
+    simulate(config, tmp_path / "run", machine=replace(machine, ray=cluster.address))
+    assert files(tmp_path / "run") == files(folder)
+
+
+def files(folder):
+    return {f.relative_to(folder): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
 
 
 def test_no_cluster_is_bad_input():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import logging
 import tracemalloc
 from dataclasses import asdict, replace
@@ -9,6 +10,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from client.state import get_arrays, initial_arrays, set_arrays
 from client.workload import load_workload
@@ -17,6 +19,7 @@ from simulations import run as runs
 from simulations.config import SimulationConfig, completed
 from simulations.reading import read_model
 from simulations.results import Outcome
+from simulations.view import NARROW, kinds_table
 
 
 @pytest.fixture
@@ -154,13 +157,12 @@ def test_a_cohort_is_a_part_of_the_fleet(simulate, config, tmp_path):
 def test_a_deadline_leaves_stragglers_behind(simulate, config, result, tmp_path):
     fast_s = result.journeys["end_s"][result.journeys["kind"] == 1].min()
     run = simulate(replace(config, deadline_s=2 * fast_s, rounds=3), tmp_path / "run")
-    assert [r.end_s for r in run.rounds[1:]] == pytest.approx([n * fast_s for n in (2, 3, 4)])
-    # round 1 waits for all it has asked; then the boards are busy, and only the pi is asked
+    assert [r.end_s for r in run.rounds[1:]] == pytest.approx([n * fast_s for n in (2, 4, 6)])
     assert [r.aggregated for r in run.rounds[1:]] == [1, 1, 1]
     assert [r.waiting for r in run.rounds[1:]] == [2, 2, 2]
-    slow = run.journeys[run.journeys["outcome"] == Outcome.UNFINISHED]
-    assert len(slow) == 2  # the boards were asked once: they owe their first update to the end
-    assert (slow["down_s"] == run.rounds[-1].end_s).all()  # that is how far they have come
+    slow = run.journeys[run.journeys["outcome"] == Outcome.WITHDRAWN]
+    assert len(slow) == 6  # each round asks both boards anew, and stops them when it ends
+    assert slow["down_s"].tolist() == pytest.approx([2 * fast_s] * 6)  # that is how far they came
     whole = result.journeys["bytes_down"].max()
     assert ((slow["bytes_down"] > 0) & (slow["bytes_down"] < whole)).all()
 
@@ -208,6 +210,17 @@ def test_memory_does_not_grow_with_the_rounds(simulate, config, fleet_file, tmp_
     simulate(replace(config, **changes), tmp_path / "run", runs.Watcher(on_round=on_round))
     messages = 30 * 60
     assert held[90] - held[30] < messages * 50  # bytes; a row takes 172, and its message much more
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_live_table_cuts_no_name(result, width):
+    named = [replace(p, name="phone 128 MB store 1 of 2") for p in result.plans]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(kinds_table(named, result.rounds[-1], narrow=width < NARROW))
+    text = console.export_text()
+    assert "…" not in text
+    assert text.count("phone 128 MB") == len(named)
+    assert text.count("store 1 of 2") == len(named)
 
 
 def test_nobody_online_is_a_round_that_says_why(simulate, config, fleet_file, tmp_path):

@@ -34,7 +34,7 @@ AVAILABILITY = {
 CAPACITY = {
     1: {"computation": 162.0, "communication": 5648.0},
     2: {"computation": np.float64(81.0), "communication": np.int64(1000)},
-    3: {"computation": 324.0, "communication": 8000.0},
+    3: {"computation": "324.0", "communication": 8000.0},
 }
 
 
