@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -18,6 +17,7 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 
 from protos.codec import decode_plan, encode_plan
+from protos.npy import npy
 from scheduler import Plan, load_device
 from scheduler.errors import BadFile, RunFailed
 
@@ -145,27 +145,8 @@ def _records(update: Update) -> RecordDict:
 
 
 def _encoded(value: NDArray[np.generic]) -> Array:
-    """As Array(value), for an array in C order; the header is made once for each form."""
-    return Array(
-        dtype=str(value.dtype),
-        shape=value.shape,
-        stype=SType.NUMPY,
-        data=_header(value.dtype, value.shape) + value.tobytes(),
-    )
-
-
-@functools.lru_cache(maxsize=1024)
-def _header(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> bytes:
-    """What numpy writes before an array's own bytes."""
-    np.lib.format.write_array_header_1_0(
-        file := io.BytesIO(),
-        {
-            "descr": np.lib.format.dtype_to_descr(dtype),
-            "fortran_order": False,
-            "shape": shape,
-        },
-    )
-    return file.getvalue()
+    """As Array(value), but the header is made once for each form."""
+    return Array(dtype=str(value.dtype), shape=value.shape, stype=SType.NUMPY, data=npy(value))
 
 
 app = build_client_app()

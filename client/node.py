@@ -205,8 +205,9 @@ class Node:
 
 def _generators(settings: Settings, round_number: int) -> tuple[np.random.Generator, int]:
     """Order of the examples, and a seed for torch (dropout): own ones per run, partition and round."""
-    seeds = np.random.SeedSequence((settings.seed, settings.partition, round_number)).spawn(2)
-    return np.random.default_rng(seeds[0]), int(seeds[1].generate_state(1)[0])
+    what = settings.seed, settings.partition, round_number
+    for_order, for_torch = (np.random.SeedSequence(what, spawn_key=(k,)) for k in range(2))
+    return np.random.default_rng(for_order), int(for_torch.generate_state(1)[0])
 
 
 def _seed(seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ from typing import TypeVar, cast
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import SType
 from numpy.typing import NDArray
 
+from protos.npy import header, npy
 from scheduler.errors import BadUpdate
 
 from .updates import Arrays, check_arrays, check_weight
@@ -56,7 +57,8 @@ class Reader:
 def reader(reference: Arrays) -> Reader:
     """A reader of updates to the model `reference`."""
     return Reader(
-        reference=reference, headers={name: _header(value) for name, value in reference.items()}
+        reference=reference,
+        headers={name: header(v.dtype, v.shape) for name, v in reference.items()},
     )
 
 
@@ -106,7 +108,12 @@ def _records(content: RecordDict, kind: type[Record]) -> list[Record]:
 
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Arrays as Flower sends them."""
-    return ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
+    return ArrayRecord({name: _array(np.asarray(value)) for name, value in arrays.items()})
+
+
+def _array(value: NDArray[np.generic]) -> Array:
+    """As Array(value), but the header is made once for each form."""
+    return Array(dtype=str(value.dtype), shape=value.shape, stype=SType.NUMPY, data=npy(value))
 
 
 def from_record(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
@@ -118,9 +125,3 @@ def _checked(name: str, value: object) -> NDArray[np.generic]:
     if not isinstance(value, np.ndarray):  # numpy also reads archives
         raise TypeError(f"{name!r} is a {type(value).__name__}, not an array")
     return cast(NDArray[np.generic], value)
-
-
-def _header(value: NDArray[np.generic]) -> bytes:
-    np.save(file := io.BytesIO(), value, allow_pickle=False)
-    data = file.getvalue()
-    return data[: len(data) - value.nbytes]

@@ -22,9 +22,7 @@ from scheduler.errors import BadInput, RunFailed
 
 from .training import Done, Job, Recipe, do
 
-PARCELS = (
-    3  # per worker and call: the last ones are short, so that workers end at about the same time
-)
+PARCELS = 8  # per worker and call, so that workers end at about the same time
 END_S = 10.0  # that a worker has to end by itself
 
 
@@ -74,7 +72,7 @@ class Processes:
 
 def parcels(jobs: int, workers: int) -> Iterator[range]:
     """Positions of so many jobs, in parcels for so many workers."""
-    size = max(1, -(-jobs // (workers * PARCELS)))
+    size = max(1, jobs // (workers * PARCELS))
     return (range(start, min(start + size, jobs)) for start in range(0, jobs, size))
 
 
