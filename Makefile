@@ -86,7 +86,7 @@ bench-serve: $(STAMP) ## The device service with 1,000 devices, and with models 
 	$(BIN)/python -m benchmarks.serve $(ARGS)
 	$(BIN)/python -m benchmarks.serve_flower
 
-kill-runs: $(STAMP) ## Kill coordinators and devices at random moments in 50 runs, and compare the models (an hour; ARGS="--runs 3").
+kill-runs: $(STAMP) ## Kill coordinators and devices at random moments in 50 runs, and compare the models (half an hour; ARGS="--runs 3").
 	$(BIN)/python -m benchmarks.kill_runs $(ARGS)
 
 bench-sim: $(STAMP) ## Simulators compared: fedpoet, Flower with Ray, pfl; the same task, ratios (a quarter of an hour, nothing else running).
