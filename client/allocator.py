@@ -1,6 +1,6 @@
-"""An instrument that is independent of our own accounting: what torch's CPU allocator really did.
+"""An instrument that is independent of our own accounting: what torch's allocators really did.
 
-It reads the allocation events of torch's profiler. Memory that a kernel's library takes past
+On the CPU it reads the allocation events of torch's profiler. Memory that a kernel's library takes past
 torch's allocator (oneDNN's and the BLAS's private scratch space, thread stacks) is not seen by it.
 """
 
@@ -10,8 +10,9 @@ import contextlib
 import gc
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
+import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.autograd import (  # type: ignore[attr-defined]
     ProfilerConfig,
@@ -21,7 +22,7 @@ from torch.autograd import (  # type: ignore[attr-defined]
     _profiler_enabled,
 )
 
-from scheduler.errors import FedpoetError
+from scheduler.errors import BadInput, FedpoetError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,21 @@ class Usage:
 
     peak_bytes: int
     kept_bytes: int
+
+
+class Trace(Protocol):
+    """Watches an allocator while open; `usage` is there once it is closed."""
+
+    usage: Usage
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def allocator_trace(device: torch.device) -> Trace:
+    """A trace of the allocator of a device's memory."""
+    return AllocatorTrace() if device.type == "cpu" else CudaTrace(device)
 
 
 class AllocatorTrace:
@@ -61,6 +77,70 @@ class AllocatorTrace:
         self.usage = Usage(
             peak_bytes=sum(u.peak_bytes for u in threads),
             kept_bytes=sum(u.kept_bytes for u in threads),
+        )
+
+
+class CudaTrace:
+    """What torch.cuda.max_memory_allocated says, from when it is opened.
+
+    Torch's allocator does its accounts when it is asked, in the order of the program: nothing needs to
+    be waited for. All of the device counts, whoever allocates there meanwhile.
+    """
+
+    usage: Usage
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def __enter__(self) -> Self:
+        self._collecting = gc.isenabled()
+        gc.disable()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._start_bytes = torch.cuda.memory_allocated(self._device)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._collecting:
+            gc.enable()
+        self.usage = Usage(
+            peak_bytes=torch.cuda.max_memory_allocated(self._device) - self._start_bytes,
+            kept_bytes=torch.cuda.memory_allocated(self._device) - self._start_bytes,
+        )
+
+
+class LibraryScratch:
+    """What a device's libraries allocate from now on and keep, such as the workspace of cuBLAS.
+
+    What they kept before is given back first, so that it is counted when they take it anew. On the CPU
+    they keep nothing that torch counts.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001
+        self._start_bytes = self._allocated_bytes()
+
+    def bytes(self) -> int:
+        """Bytes, once all operators have run and nothing else of them is left."""
+        return max(0, self._allocated_bytes() - self._start_bytes)
+
+    def _allocated_bytes(self) -> int:
+        return torch.cuda.memory_allocated(self._device) if self._device.type == "cuda" else 0
+
+
+def require_exact(device: torch.device) -> None:
+    """Raise BadInput if the device's allocator takes more for a tensor than can be known beforehand.
+
+    With segments of a fixed size, what is left of one may stay with a tensor: up to 1 MiB
+    (`should_split` in c10/cuda/CUDACachingAllocator.cpp). With expandable ones it is less than 512 B.
+    """
+    settings = torch._C._accelerator_getAllocatorSettings()  # noqa: SLF001
+    if device.type == "cuda" and "expandable_segments:True" not in settings:
+        raise BadInput(
+            "torch's allocator may take up to 1 MiB more on the GPU for a tensor than the tensor has, "
+            "so no budget could be held: set the environment variable "
+            "PYTORCH_ALLOC_CONF=expandable_segments:True before the program starts"
         )
 
 

@@ -7,6 +7,7 @@ in-place operations included; `functional` then makes the record functional.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,15 +64,16 @@ def capture(
     """
     parameters = dict(module.named_parameters())
     buffers = dict(module.named_buffers())
+    device = device_of(parameters | buffers)
     _require_own_storages(parameters | buffers)
-    if torch.is_autocast_enabled("cpu"):
+    if torch.is_autocast_enabled(device.type):
         raise Untraceable("torch.autocast is on around the step; put it into the model's forward")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # What an operator gives from this cache shares memory otherwise than what it gives the first time.
     mode.cache_enabled = False
     held = (*parameters.values(), *buffers.values())
     fakes: list[Tensor] = [mode.from_tensor(t.detach()) for t in held]
-    fakes += _fake_batch(mode, batch)
+    fakes += _fake_batch(mode, batch, device)
     joint = Joint(module, loss, wanted, batch, chunks)
 
     def record() -> fx.GraphModule:
@@ -172,14 +174,17 @@ class _Values(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
-def _fake_batch(mode: FakeTensorMode, batch: Batch) -> list[Tensor]:
-    """The batch with memory of its own, as the executor copies them: no slice, no common tensor."""
+def _fake_batch(mode: FakeTensorMode, batch: Batch, device: torch.device) -> list[Tensor]:
+    """The batch with memory of its own on the device, as the executor copies it: no slice, nothing common."""
     tensors = tensors_in(batch)
     for name, got in tensors.items():
         if not all(got.stride(d) for d in range(got.dim()) if got.shape[d] > 1):
             raise Untraceable(f"{name} repeats its memory, as expand() does; make it contiguous()")
     with mode:
-        return [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype) for t in tensors.values()]
+        return [
+            torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=device)
+            for t in tensors.values()
+        ]
 
 
 def _require_same(one: fx.GraphModule, other: fx.GraphModule) -> None:
@@ -228,16 +233,26 @@ def _same_constant(one: Tensor, other: Tensor) -> bool:
 
 
 def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()
+    return tensor.detach().flatten().view(torch.uint8).cpu().numpy().tobytes()
+
+
+def device_of(tensors: Mapping[str, Tensor]) -> torch.device:
+    """The device where all of these are, the CPU if there are none. Raises Untraceable."""
+    devices = {tensor.device: name for name, tensor in tensors.items()}
+    for device, name in devices.items():
+        if device.type not in ("cpu", "cuda"):
+            raise Untraceable(f"{name} is on {device}; move the model to the CPU or a CUDA device")
+    if len(devices) > 1:
+        where = " and ".join(f"{name} on {device}" for device, name in devices.items())
+        raise Untraceable(f"the model has {where}; move it to one device")
+    return next(iter(devices), torch.device("cpu"))
 
 
 def _require_own_storages(tensors: dict[str, Tensor]) -> None:
     owner: dict[int, str] = {}
     for name, tensor in tensors.items():
-        if tensor.device.type != "cpu" or tensor.layout is not torch.strided:
-            raise Untraceable(
-                f"{name} must be a dense tensor on the CPU, not {tensor.layout} on {tensor.device}"
-            )
+        if tensor.layout is not torch.strided:
+            raise Untraceable(f"{name} must be a dense tensor, not {tensor.layout}")
         pointer = tensor.untyped_storage().data_ptr()
         if pointer and owner.setdefault(pointer, name) != name:
             raise Untraceable(f"{name} and {owner[pointer]} share memory; clone one of them")

@@ -35,7 +35,7 @@ def step_charge(prepared: Prepared) -> StepCharge:
     problem, plan, program = prepared.problem, prepared.solution.plan, prepared.traced.program
     used, budget_bytes = replay(plan, problem), problem.budget.ram_bytes
     changed = changed_in_ram(problem.graph, frozenset(plan.paged_at_start))
-    sizes = {k: program.layouts[k].storage_bytes for k in changed}
+    sizes = {k: program.layouts[k].ram_bytes for k in changed}
     copied, _ = shared_out(sizes, budget_bytes - used.peak_bytes)
     undo_ram_bytes = sum(sizes[k] for k in copied)
     return StepCharge(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeAlias
@@ -14,10 +13,11 @@ from torch import nn
 from scheduler import DeviceProfile, Plan, Problem, cost_table, replay
 from scheduler.problem import Cost, CostTable
 
+from .generators import generators_now
 from .overhead import tiny_step, tiny_step_s
 from .program import Traced
 from .stopwatch import Stopwatch
-from .timing import Clock, Effort
+from .timing import Clock, Effort, clock_of
 from .undo import changed_in_ram, shared_out
 
 Costing: TypeAlias = Callable[[Traced, nn.Module, torch.optim.Optimizer, DeviceProfile], CostTable]
@@ -36,7 +36,7 @@ def measured_costs(
     optimizer: torch.optim.Optimizer,
     device: DeviceProfile,
     *,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
     limit_s: float = 60.0,
     on_operator: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> CostTable:
@@ -50,23 +50,25 @@ def measured_costs(
     (`expected_step_s` has what that takes where RAM is short).
 
     `limit_s` is for all operators together, though each runs a few times in any case. `on_operator`
-    gets how many are done, and how many there are. Module, optimizer and torch's generator stay as
+    gets how many are done, and how many there are. `clock` is by default that of the device where the
+    module is (`timing.clock_of`). Module, optimizer and torch's generator stay as
     they are.
     """
-    graph = traced.graph
+    graph, here = traced.graph, traced.program.device
+    clock = clock or clock_of(here)
     effort = Effort(limit_s=min(0.1, limit_s / max(1, len(graph.operators))))
     watch = Stopwatch(traced, module, optimizer, clock, effort)
-    added_s = interpreter_s(clock)
+    added_s = interpreter_s(clock, here)
     costs: list[Cost] = []
-    state = torch.get_rng_state()
+    put_generators_back = generators_now(here)
     try:
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.no_grad(), torch.autocast(here.type, enabled=False):
             for op in graph.operators:
                 time_s = watch.time_s(op) + added_s
                 costs.append(Cost(time_s=time_s, energy_j=time_s * device.compute_w))
                 on_operator(len(costs), len(graph.operators))
     finally:
-        torch.set_rng_state(state)
+        put_generators_back()
     return replace(cost_table(graph, device), operators=tuple(costs))
 
 
@@ -83,12 +85,12 @@ def expected_step_s(plan: Plan, problem: Problem) -> float:
     return used.time_s + math.fsum(costs.page_out[k].time_s for k in written)
 
 
-def interpreter_s(clock: Clock = time.perf_counter) -> float:
+def interpreter_s(clock: Clock, device: torch.device) -> float:
     """Seconds per operator that a step takes beyond its operators' own.
 
     Measured on a step of many operators that have next to nothing to do.
     """
-    traced, module, optimizer = tiny_step()
+    traced, module, optimizer = tiny_step(device)
     watch = Stopwatch(traced, module, optimizer, clock, Effort(most=100))
     operators = traced.graph.operators
     with torch.no_grad():

@@ -176,4 +176,15 @@ class Dataflow:
 
 def _is_random(node: fx.Node) -> bool:
     tags = getattr(node.target, "tags", ())
-    return torch.Tag.nondeterministic_seeded in tags and node.target not in _NEVER_RANDOM
+    if torch.Tag.nondeterministic_seeded not in tags or node.target in _NEVER_RANDOM:
+        return False
+    return _argument(node, "dropout_p") != 0.0
+
+
+def _argument(node: fx.Node, name: str) -> object:
+    """What an operator is given by that name, or its default; None if it has no such argument."""
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]  # noqa: SLF001
+        if argument.name == name:
+            given = node.args[position] if position < len(node.args) else None
+            return node.kwargs.get(name, argument.default_value) if given is None else given
+    return None

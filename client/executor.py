@@ -18,7 +18,7 @@ from scheduler.errors import BadInput, Infeasible
 from scheduler.units import parse_bytes
 
 from .batch import Batch, tensors_in
-from .capture import Loss
+from .capture import Loss, device_of
 from .costs import Costing, profile_costs
 from .interpreter import Interpreter
 from .prepare import Prepared, planned, pose_step
@@ -26,8 +26,9 @@ from .session import Session
 
 __all__ = ["Interpreter", "PlannedStep", "plan_step"]
 
-# Whose time and energy a plan is made for where nobody says: a small computer with a memory card.
-DEFAULT_DEVICE = "raspberry-pi-4b"
+# Whose time and energy a plan is made for where nobody says, by where the model is: a small computer
+# with a memory card, or a large GPU.
+DEFAULT_DEVICES = {"cpu": "raspberry-pi-4b", "cuda": "nvidia-h100-sxm"}
 
 
 def plan_step(
@@ -38,7 +39,7 @@ def plan_step(
     *,
     ram: str | int,
     accumulate: int = 1,
-    device: DeviceProfile | str = DEFAULT_DEVICE,
+    device: DeviceProfile | str | None = None,
     deadline_factor: float | None = None,
     costing: Costing = profile_costs,
     time_limit_s: float = 60.0,
@@ -66,7 +67,9 @@ def plan_step(
     ram_bytes = parse_bytes(ram) if isinstance(ram, str) else ram
     if accumulate < 1:
         raise BadInput(f"accumulate is a number of micro-batches, at least 1, not {accumulate}")
-    profile = load_device(device) if isinstance(device, str) else device
+    here = device_of(dict(model.named_parameters()))
+    named = DEFAULT_DEVICES[here.type] if device is None else device
+    profile = load_device(named) if isinstance(named, str) else named
 
     def planner(batch: Batch) -> Prepared:
         posed = pose_step(
@@ -134,11 +137,11 @@ class PlannedStep:
         Raises what `plan_step` raises for a batch of a new shape, BadInput, BudgetExceeded or
         PageStoreError.
         """
-        if torch.is_autocast_enabled("cpu"):
+        prepared = self._planned(batch)
+        if torch.is_autocast_enabled(prepared.traced.program.device.type):
             raise BadInput(
                 "the step is called under torch.autocast; put that into the model's forward"
             )
-        prepared = self._planned(batch)
         if self._session is None or not self._session.runs(prepared):
             self.close()
             self._session = Session(prepared, self._model, self._optimizer, self._folder)

@@ -23,6 +23,13 @@ from .places import at
 
 aten = torch.ops.aten
 
+# With running statistics as their fourth and fifth argument, and whether they train as their sixth.
+_BATCH_NORMS = {
+    aten.native_batch_norm.default,
+    aten.cudnn_batch_norm.default,
+    aten.miopen_batch_norm.default,
+}
+
 # Changes of shape in place, with the view that does the same.
 _AS_VIEW: dict[Any, Any] = {
     aten.transpose_.default: aten.transpose.int,
@@ -52,7 +59,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def statistics(node: fx.Node) -> tuple[fx.Node, ...]:
     """Running statistics that a batch norm in training mode changes, which its schema hides."""
-    if node.target is aten.native_batch_norm.default and node.args[5]:
+    if node.target in _BATCH_NORMS and node.args[5]:
         return tuple(n for n in node.args[3:5] if isinstance(n, fx.Node))
     return ()
 

@@ -41,7 +41,7 @@ def generators_kept(places: Places, again: Callable[[], object]) -> Iterator[Non
     names = ("get_rng_state", "set_rng_state", "manual_seed", "seed")
     try:
         with contextlib.ExitStack() as patches:
-            for owner in (torch, torch.random):
+            for owner in (torch, torch.random, torch.cuda, torch.cuda.random):
                 for name in names:
                     patches.enter_context(mock.patch.object(owner, name, refuse))
             yield

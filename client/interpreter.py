@@ -16,13 +16,16 @@ from scheduler.errors import BadInput, BudgetExceeded, FedpoetError, InvalidPlan
 from scheduler.plan import Compute, Free, PageIn, PageOut, Plan
 from scheduler.problem import Problem
 
-from .allocator import AllocatorTrace, known_blocks, profiler_is_running
+from .allocator import allocator_trace, known_blocks, profiler_is_running
 from .batch import Part, tensors_in
+from .generators import generators_now
+from .host_store import HostStore
+from .layout import ram_bytes
 from .memory import Memory
 from .optimizer import same_strides
 from .ownership import Ownership
 from .page_store import PageStore
-from .pager import Pager
+from .pager import Pager, Transfers
 from .program import Traced, Update
 from .undo import Undo, changed_in_ram
 from .update import run_update
@@ -34,6 +37,8 @@ EVERY_STEP = sys.maxsize
 
 class Interpreter:
     """Trains a module by a plan; a context manager that is called once per step.
+
+    Where the module is on a CUDA device, its memory is the RAM of the plan, and pages go to a HostStore.
 
     While open it owns the memory of the module's parameters and buffers and of the optimizer's
     state; what is paged out is empty in the module. On exit module and optimizer hold the final
@@ -57,7 +62,7 @@ class Interpreter:
         traced: Traced,
         problem: Problem,
         plan: Plan,
-        store: PageStore,
+        store: PageStore | HostStore,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
@@ -73,7 +78,8 @@ class Interpreter:
             )
         self._graph, self._program = traced.graph, traced.program
         home_paged, budget_bytes = frozenset(plan.paged_at_start), problem.budget.ram_bytes
-        self._pager = Pager(store)
+        self._device = traced.program.device
+        self._pager: Transfers = Pager(store) if isinstance(store, PageStore) else store
         self._memory = Memory(traced.graph, home_paged, self._pager, budget_bytes)
         self._undo = Undo(
             self._memory,
@@ -127,7 +133,7 @@ class Interpreter:
         batch = tensors_in((x, y))
         self._require_like_traced(batch)
         self._ownership.begin_step()
-        generator_state = _generator_bytes() if self._program.random else None
+        put_generators_back = generators_now(self._device) if self._program.random else None
         try:
             loss = self._measured(batch)
         except BaseException as error:
@@ -137,8 +143,8 @@ class Interpreter:
             with known_blocks():
                 self._undo.roll_back()
             self._ownership.undo_step()
-            if generator_state is not None:
-                torch.set_rng_state(torch.frombuffer(generator_state, dtype=torch.uint8))
+            if put_generators_back is not None:
+                put_generators_back()
             self._usable = True
             raise
         self._undo.commit()
@@ -149,7 +155,7 @@ class Interpreter:
         if self._steps >= self._measured_steps or profiler_is_running():
             return self._run(batch)
         start_bytes = self._memory.resident_bytes
-        with AllocatorTrace() as trace:
+        with allocator_trace(self._device) as trace:
             loss = self._run(batch)
         peak = start_bytes + trace.usage.peak_bytes
         self.measured_peak_bytes = max(self.measured_peak_bytes, peak)
@@ -158,10 +164,10 @@ class Interpreter:
 
     def _run(self, batch: dict[str, Tensor]) -> float:
         program, memory = self._program, self._memory
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
             for name, k in program.batch:
                 layout = program.layouts[k]
-                memory.require_room(layout.storage_bytes, "the batch")
+                memory.require_room(layout.ram_bytes, "the batch")
                 memory.hold(k, layout.new().copy_(batch[name]))
             self._undo.begin()
             for instruction in self._instructions:
@@ -240,14 +246,9 @@ class Interpreter:
         return run
 
     def _require_size(self, k: int, size: int, tensor: Tensor, where: str) -> None:
-        got = tensor.untyped_storage().nbytes()
+        got = ram_bytes(tensor)
         if got != size:
             raise BudgetExceeded(
                 f"{where}: {self._graph.tensors[k].name} takes {got} bytes, the plan counts on "
                 f"{size}: trace, measure and plan again"
             )
-
-
-def _generator_bytes() -> bytearray:
-    """The state of torch's generator, in memory that torch does not count."""
-    return bytearray(torch.get_rng_state().numpy().tobytes())

@@ -79,7 +79,7 @@ class _Lowering:
         return Traced(graph=graph, program=self._program(tuple(bodies)))
 
     def _add(self, name: str, kind: Kind, layout: Layout) -> int:
-        number, size = len(self.items), layout.storage_bytes
+        number, size = len(self.items), layout.ram_bytes
         self.items.append(Item(id=number, name=name, size_bytes=size, kind=kind, pageable=size > 0))
         self.layouts.append(layout)
         return number

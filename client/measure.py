@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from scheduler.errors import Untraceable
-from scheduler.graph import Operator
+from scheduler.graph import Kind, Operator
+from scheduler.graph import Tensor as Item
 
-from .allocator import AllocatorTrace
-from .layout import Layout
+from .allocator import LibraryScratch, allocator_trace, require_exact
+from .generators import generators_now
+from .layout import Layout, ram_bytes, raw
 from .optimizer import ParameterOptimizer, parameter_optimizers
-from .pager import content
 from .program import Computation, Function, Program, Traced, Update
 from .update import run_update
 
@@ -25,24 +26,55 @@ def with_workspace(traced: Traced, module: nn.Module, optimizer: torch.optim.Opt
     Runs each operator alone on made-up data of the right layout, so it takes the memory of one
     operator at a time. The first run and a rerun are both measured and the larger counts. Sizes that
     tracing got wrong (private memory that a kernel passes on) are put right. Module, optimizer and
-    generators stay as they are. Raises Untraceable if an operator fails or shares memory.
+    generators stay as they are. On a device, what its libraries keep from then on is a tensor of the
+    graph too, which never leaves. Raises Untraceable if an operator fails or shares memory, BadInput if
+    the device's allocator cannot be predicted.
     """
     graph, program = traced.graph, traced.program
+    require_exact(program.device)
+    scratch = LibraryScratch(program.device)
     names = [u.name for u in program.updates]
     trial = _Trial(program, parameter_optimizers(names, module, optimizer))
-    generator_state = torch.get_rng_state()
+    put_generators_back = generators_now(program.device)
     try:
         with torch.no_grad():
             operators = tuple(
                 replace(op, workspace_bytes=trial.workspace_bytes(op)) for op in graph.operators
             )
     finally:
-        torch.set_rng_state(generator_state)
+        put_generators_back()
     layouts = tuple(trial.layouts)
-    tensors = tuple(replace(t, size_bytes=layouts[t.id].storage_bytes) for t in graph.tensors)
-    return Traced(
+    tensors = tuple(replace(t, size_bytes=layouts[t.id].ram_bytes) for t in graph.tensors)
+    measured = Traced(
         graph=replace(graph, operators=operators, tensors=tensors),
         program=replace(program, layouts=layouts, threads=torch.get_num_threads()),
+    )
+    return with_scratch(measured, scratch.bytes())
+
+
+def with_scratch(traced: Traced, scratch_bytes: int) -> Traced:
+    """The same step with so many bytes that are always taken, whatever a plan does."""
+    graph, program = traced.graph, traced.program
+    if program.scratch is not None or not scratch_bytes:
+        return traced
+    layout = Layout(
+        device=program.device,
+        dtype=torch.uint8,
+        shape=(scratch_bytes,),
+        stride=(1,),
+        offset=0,
+        storage_bytes=scratch_bytes,
+    )
+    item = Item(
+        id=len(graph.tensors),
+        name="what the device's libraries keep",
+        size_bytes=layout.ram_bytes,
+        kind=Kind.BUFFER,
+        pageable=False,
+    )
+    return Traced(
+        graph=replace(graph, tensors=(*graph.tensors, item)),
+        program=replace(program, layouts=(*program.layouts, layout), scratch=item.id),
     )
 
 
@@ -77,7 +109,7 @@ class _Trial:
         layouts = tuple(self.layouts[k] for k in op.inputs)
         key = (signature(run), layouts, grad_mode)
         if key not in self._known:
-            self._known[key] = _tried(op, run, layouts, grad_mode)
+            self._known[key] = _tried(op, run, layouts, grad_mode, self.program.device)
         workspace_bytes, made = self._known[key]
         for k, layout in zip(op.outputs, made, strict=True):
             self.layouts[k] = layout
@@ -89,25 +121,34 @@ class _Trial:
         for update in body.parameters:
             for k in (update.parameter, update.source):
                 tensors[k] = made_up(self.layouts[k])
-        with AllocatorTrace() as trace:
+        device = self.program.device
+        with allocator_trace(device) as trace:
             created = run_update(body, tensors, self.optimizers)
-        made = sum(t.untyped_storage().nbytes() for t in created.values())
+        made = sum(ram_bytes(t) for t in created.values() if t.device == device)
         first = trace.usage.peak_bytes - made
-        with AllocatorTrace() as trace:
+        with allocator_trace(device) as trace:
             run_update(body, {**tensors, **created}, self.optimizers)
         return max(0, first, trace.usage.peak_bytes)
 
 
 def _tried(
-    op: Operator, run: Function, layouts: tuple[Layout, ...], grad_mode: bool
+    op: Operator,
+    run: Function,
+    layouts: tuple[Layout, ...],
+    grad_mode: bool,
+    device: torch.device,
 ) -> tuple[int, tuple[Layout, ...]]:
     """Workspace of one run, and the layouts of what it makes."""
     inputs = [made_up(layout) for layout in layouts]
-    with torch.set_grad_enabled(grad_mode), AllocatorTrace() as trace:
-        outputs = run(*inputs)
+    with torch.set_grad_enabled(grad_mode):
+        if device.type != "cpu":
+            run(*inputs)  # libraries allocate what they keep in their first run
+        with allocator_trace(device) as trace:
+            outputs = run(*inputs)
     _require_own_memory(op, inputs, outputs)
     made = tuple(map(Layout.of, outputs))
-    return max(0, trace.usage.peak_bytes - sum(one.storage_bytes for one in made)), made
+    made_bytes = sum(one.ram_bytes for one in made if one.device == device)
+    return max(0, trace.usage.peak_bytes - made_bytes), made
 
 
 def signature(run: Function) -> str:
@@ -124,9 +165,9 @@ def signature(run: Function) -> str:
 def made_up(layout: Layout) -> Tensor:
     """Floats from (0, 1]; zeros otherwise, which are valid as class, index and count."""
     tensor = layout.new()
-    content(tensor)[:] = bytes(layout.storage_bytes)
+    raw(tensor).zero_()
     if tensor.dtype.is_floating_point:
-        tensor.uniform_(0.1, 1.0, generator=torch.Generator().manual_seed(0))
+        tensor.uniform_(0.1, 1.0, generator=torch.Generator(layout.device).manual_seed(0))
     return tensor
 
 

@@ -11,15 +11,15 @@ from scheduler.errors import BudgetExceeded, DamagedPage
 from scheduler.graph import Graph
 
 from .allocator import known_blocks
-from .layout import Layout, copy_storage
-from .pager import Pager, Reading, Writing
+from .layout import Layout, copy_storage, ram_bytes
+from .pager import Transfer, Transfers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """A copy in the page store; `page` is None for optimizer state that does not exist yet."""
 
-    page: Writing | None
+    page: Transfer | None
     layout: Layout | None
 
 
@@ -33,21 +33,21 @@ class Memory:
     owner (a module's parameter or buffer) gets every change of its tensor as its .data, so that the
     module holds no memory of its own.
 
-    Transfers run beside compute (see Pager). A tensor that is released while it is being written
+    Transfers run beside compute (see Transfers). A tensor that is released while it is being written
     counts until that has ended, and what takes RAM waits for that: `scheduler.overlap` has the rules.
     """
 
     def __init__(
-        self, graph: Graph, home_paged: frozenset[int], pager: Pager, budget_bytes: int
+        self, graph: Graph, home_paged: frozenset[int], pager: Transfers, budget_bytes: int
     ) -> None:
         self._graph, self._pager, self._budget_bytes = graph, pager, budget_bytes
         self._home_paged = home_paged
         self._resident: dict[int, Tensor | None] = {}
         self._stored: dict[int, Stored] = {}
         self._owners: dict[int, Tensor] = {}
-        self._arriving: dict[int, tuple[Reading, bool]] = {}
-        self._writing: dict[int, list[Writing]] = {}
-        self._leaving: list[tuple[int, Tensor, list[Writing]]] = []
+        self._arriving: dict[int, tuple[Transfer, bool]] = {}
+        self._writing: dict[int, list[Transfer]] = {}
+        self._leaving: list[tuple[int, Tensor, list[Transfer]]] = []
         self.resident_bytes = 0
 
     def __contains__(self, k: int) -> bool:
@@ -100,6 +100,11 @@ class Memory:
                 copy = None if tensor is None else copy_storage(tensor)
             self.hold(k, copy)
 
+    def reserve(self, k: int) -> None:
+        """Count a tensor of the graph that somebody else holds."""
+        self._resident[k] = None
+        self.resident_bytes += self._graph.tensors[k].size_bytes
+
     def hold(self, k: int, tensor: Tensor | None) -> None:
         """Make a tensor resident, or replace what is there under its id."""
         if tensor is not None and self._resident.get(k) is tensor:
@@ -107,7 +112,7 @@ class Memory:
         self.release(k)
         self._resident[k] = tensor
         if tensor is not None:
-            self.resident_bytes += tensor.untyped_storage().nbytes()
+            self.resident_bytes += ram_bytes(tensor)
             if (owner := self._owners.get(k)) is not None:
                 owner.data = tensor
 
@@ -147,9 +152,11 @@ class Memory:
             if drop:
                 del self._stored[k]
             return
+        self.release(k)
         tensor = stored.layout.new()
+        reading = self._pager.read(stored.page, tensor, drop=drop)
         self.hold(k, tensor)
-        self._arriving[k] = (self._pager.read(stored.page, tensor, drop=drop), drop)
+        self._arriving[k] = (reading, drop)
 
     def finish_writes(self, k: int) -> None:
         """Wait until a tensor's content is written wherever it shall be. Raises what that raised."""
@@ -246,9 +253,9 @@ class Memory:
         if tensor is None:
             return
         if (owner := self._owners.get(k)) is not None:
-            owner.data = torch.empty(0, dtype=tensor.dtype)
+            owner.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         if done:
-            self.resident_bytes -= tensor.untyped_storage().nbytes()
+            self.resident_bytes -= ram_bytes(tensor)
         else:
             self._leaving.append((k, tensor, writing))
 
@@ -257,12 +264,12 @@ class Memory:
             _, tensor, writing = self._leaving[-1]
             _require(writing)
             self._leaving.pop()
-            self.resident_bytes -= tensor.untyped_storage().nbytes()
+            self.resident_bytes -= ram_bytes(tensor)
 
     def _stay(self) -> None:
         """What was to leave and was not written is resident again."""
         for k, tensor, writing in self._leaving:
-            self.resident_bytes -= tensor.untyped_storage().nbytes()
+            self.resident_bytes -= ram_bytes(tensor)
             if any(w.exception() is not None for w in writing):
                 self.hold(k, tensor)
         self._leaving.clear()
@@ -277,7 +284,7 @@ class Memory:
         self.drop_page(k)
 
 
-def _require(writing: list[Writing]) -> None:
+def _require(writing: list[Transfer]) -> None:
     """Wait until these have ended. Raises what the first that failed has raised."""
     for one in writing:
         one.result()

@@ -24,9 +24,9 @@ class ParameterOptimizer:
     Between steps it holds no tensor. State that is not a tensor (a number, a flag) stays in `plain`.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, group: Group, dtype: torch.dtype) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, group: Group, like: Tensor) -> None:
         self._group = group
-        self._parameter = nn.Parameter(torch.empty(0, dtype=dtype))
+        self._parameter = nn.Parameter(torch.empty(0, dtype=like.dtype, device=like.device))
         self._clone = clone_of(optimizer, group, [self._parameter])
         self._clone.state.clear()
         self.plain: dict[str, Any] = {}
@@ -81,9 +81,10 @@ def as_accumulated(gradient: Tensor, parameter: Tensor) -> Tensor:
     if torch.ops.aten.is_non_overlapping_and_dense.default(parameter):
         if same_strides(gradient, parameter.stride()):
             return gradient
-        return torch.empty_strided(parameter.shape, parameter.stride(), dtype=gradient.dtype).copy_(
-            gradient
+        same = torch.empty_strided(
+            parameter.shape, parameter.stride(), dtype=gradient.dtype, device=gradient.device
         )
+        return same.copy_(gradient)
     return gradient.contiguous()
 
 
@@ -105,7 +106,7 @@ def probe(optimizer: torch.optim.Optimizer, group: Group, name: str, parameter: 
 
     Raises Untraceable if the optimizer cannot step this parameter alone.
     """
-    own = ParameterOptimizer(optimizer, group, parameter.dtype)
+    own = ParameterOptimizer(optimizer, group, parameter)
     value = copy_storage(parameter).fill_(0.5)
     state: State = {}
     changes = False
@@ -133,8 +134,9 @@ def require_separable(optimizer: torch.optim.Optimizer) -> None:
     """
     for group in optimizer.param_groups:
         generator = torch.Generator().manual_seed(0)
-        values = [torch.rand(shape, generator=generator) for shape in ((3, 2), (2, 4))]
-        gradients = [torch.rand(v.shape, generator=generator) for v in values]
+        device = group["params"][0].device
+        values = [torch.rand(s, generator=generator).to(device) for s in ((3, 2), (2, 4))]
+        gradients = [torch.rand(v.shape, generator=generator).to(device) for v in values]
         together = [nn.Parameter(v.clone()) for v in values]
         apart = [nn.Parameter(v.clone()) for v in values]
         clones = [clone_of(optimizer, group, together)]
@@ -167,6 +169,4 @@ def parameter_optimizers(
     """One optimizer for each named parameter of the module, with its own group's options."""
     parameters = dict(module.named_parameters())
     groups = {p: g for g in optimizer.param_groups for p in g["params"]}
-    return {
-        n: ParameterOptimizer(optimizer, groups[parameters[n]], parameters[n].dtype) for n in names
-    }
+    return {n: ParameterOptimizer(optimizer, groups[parameters[n]], parameters[n]) for n in names}

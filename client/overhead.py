@@ -11,8 +11,9 @@ from scheduler.problem import Cost, CostTable
 
 from .interpreter import MEASURED_STEPS, Interpreter
 from .measure import with_workspace
-from .page_store import PageStore, unused_path
+from .page_store import unused_path
 from .program import Traced
+from .stores import store_for
 from .timing import Clock, Effort, median_s
 from .trace import trace
 
@@ -20,11 +21,11 @@ _LAYERS = 12
 _STEPS = Effort(least=15, most=200, limit_s=0.5)
 
 
-def tiny_step() -> tuple[Traced, nn.Module, torch.optim.Optimizer]:
+def tiny_step(device: torch.device) -> tuple[Traced, nn.Module, torch.optim.Optimizer]:
     """A step of many operators that have next to nothing to do."""
     with torch.random.fork_rng(devices=[]):
         layers = [m for _ in range(_LAYERS) for m in (nn.Linear(2, 2), nn.Tanh())]
-        module = nn.Sequential(*layers)
+        module = nn.Sequential(*layers).to(device)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
     batch = (torch.zeros(2, 2), torch.zeros(2, 2))
     traced = with_workspace(trace(module, fn.mse_loss, optimizer, batch), module, optimizer)
@@ -44,7 +45,7 @@ def tiny_step_s(
     problem = Problem(graph=graph, costs=costs, budget=room)
     x, y = (layouts[k].new().fill_(0.5) for _, k in traced.program.batch)
     with (
-        PageStore(unused_path(None)) as pages,
+        store_for(traced.program.device, unused_path(None)) as pages,
         Interpreter(traced, problem, keep_all(problem), pages, module, optimizer) as step,
     ):
         for _ in range(MEASURED_STEPS):

@@ -43,6 +43,8 @@ class Ownership:
                 self._memory.install(k, owner.data)
             for k, constant in self._program.constants:
                 self._memory.install(k, constant)
+            if self._program.scratch is not None:
+                self._memory.reserve(self._program.scratch)
             for update in self._program.updates:
                 self._take_state(update.name, dict(update.state))
         except BaseException:

@@ -1,4 +1,4 @@
-"""Reads and writes of a page store beside compute."""
+"""How pages move beside compute, and the threads that move those of a page store."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
-import torch
 from torch import Tensor
 
+from .layout import raw
 from .page_store import Page, PageStore
 
 # A worker copies and encrypts; Python's default of 8 MiB would count against a hard memory limit.
@@ -21,6 +21,48 @@ T = TypeVar("T")
 # A page that is being written, or has been; its result raises what writing it raised.
 Writing: TypeAlias = Future[Page]
 Reading: TypeAlias = Future[None]
+
+
+class Transfer(Protocol):
+    """A page on its way. On a device, what has `result` called before it runs after the page has moved."""
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    def result(self) -> object:
+        """Wait for its end. Raises what it raised."""
+
+    def exception(self) -> BaseException | None:
+        """Wait for its end; what it raised, if anything."""
+
+
+class Transfers(Protocol):
+    """Moves the storages of tensors to where pages are kept, and back.
+
+    A tensor's memory must stay, and its content stay as it is, until its transfer has ended. Methods
+    may raise PageStoreError, or their transfers do.
+    """
+
+    def write(self, k: int, tensor: Tensor) -> Transfer:
+        """Write a tensor's storage, once all reads before this that drop their page have made room."""
+
+    def copy_out(self, k: int, tensor: Tensor) -> Transfer:
+        """Write a tensor's storage beside the writes of the plan."""
+
+    def read(self, page: Any, tensor: Tensor, *, drop: bool) -> Transfer:
+        """Fill a tensor's storage from a page, once it is written; `drop` gives its room back then."""
+
+    def drop(self, page: Any) -> None:
+        """Make the room of a page free, after its writing has ended; one that failed has none."""
+
+    def require_done(self) -> None:
+        """Wait until everything has ended. Raises what the first that failed has raised."""
+
+    def settle(self) -> None:
+        """Wait until everything has ended, whatever came of it."""
+
+    def close(self) -> None:
+        """Give up what moves the pages, after what it was asked to do."""
 
 
 class Pager:
@@ -39,7 +81,7 @@ class Pager:
         self._room_given: Reading | None = None
 
     def write(self, k: int, tensor: Tensor) -> Writing:
-        """Write a tensor's storage, once all reads before this that drop their page have made room."""
+        """By the writer's thread."""
         room_given = self._room_given
 
         def work(data: memoryview) -> Page:
@@ -50,11 +92,11 @@ class Pager:
         return self._submit("writer", work, tensor)
 
     def copy_out(self, k: int, tensor: Tensor) -> Writing:
-        """Write a tensor's storage beside the writes of the plan."""
+        """By the copier's thread."""
         return self._submit("copier", partial(self._store.write, k), tensor)
 
     def read(self, page: Writing, tensor: Tensor, *, drop: bool) -> Reading:
-        """Fill a tensor's storage from a page, once it is written; `drop` gives its room back then."""
+        """By the reader's thread."""
 
         def work(into: memoryview) -> None:
             written = page.result()
@@ -68,24 +110,24 @@ class Pager:
         return future
 
     def drop(self, page: Writing) -> None:
-        """Make the room of a page free, after its writing has ended; one that failed has none."""
+        """At once: it has been written."""
         if page.exception() is None:
             self._store.drop(page.result())
 
     def require_done(self) -> None:
-        """Wait until everything has ended. Raises what the first that failed has raised."""
+        """Wait for all threads to be idle; raise what the first that failed has raised."""
         pending, self._pending = self._pending, []
         wait(pending)
         for future in pending:
             future.result()
 
     def settle(self) -> None:
-        """Wait until everything has ended, whatever came of it."""
+        """Wait for all threads to be idle."""
         wait(self._pending)
         self._pending.clear()
 
     def close(self) -> None:
-        """End the threads, after what they were asked to do."""
+        """End the threads."""
         for worker in self._workers.values():
             worker.shutdown()
         self._workers.clear()
@@ -118,5 +160,4 @@ def _started(name: str) -> ThreadPoolExecutor:
 
 def content(tensor: Tensor) -> memoryview:
     """The bytes of a tensor's whole storage."""
-    raw = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage())
-    return raw.numpy().data
+    return raw(tensor).numpy().data

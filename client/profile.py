@@ -20,7 +20,7 @@ from scheduler.errors import BadInput, PageStoreError
 
 from .meter import Meter, NoMeter
 from .page_store import PageStore
-from .pager import Pager, content
+from .pager import Pager, Transfers, content
 from .timing import Clock, Effort, Line, fit_line, median_s
 
 # Sizes of pages as networks have them; the block of the storage comes first.
@@ -123,8 +123,8 @@ def profile_machine(
         flops_per_s=flops_per_s,
         compute_w=power.compute_w[0],
         idle_w=power.idle_w[0],
-        page_in=_link(pages.read, power.page_in_w[0]),
-        page_out=_link(pages.write, power.page_out_w[0]),
+        page_in=link(pages.read, power.page_in_w[0]),
+        page_out=link(pages.write, power.page_out_w[0]),
         overlap=True,
         sources=tuple(numbers.items()),
     )
@@ -172,7 +172,7 @@ def measure_pages(folder: Path, clock: Clock, root: Path = Path("/")) -> Pages:
         contextlib.closing(Pager(store)) as pager,
     ):
         for size in sorted({block_bytes, *PAGE_BYTES}):
-            written_s, read_s = _page_times(pager, size, clock)
+            written_s, read_s = page_times(pager, size, clock, torch.device("cpu"))
             writes.append((size, written_s))
             reads.append((size, read_s))
     return Pages(
@@ -184,13 +184,15 @@ def measure_pages(folder: Path, clock: Clock, root: Path = Path("/")) -> Pages:
     )
 
 
-def _page_times(pager: Pager, size_bytes: int, clock: Clock) -> tuple[float, float]:
+def page_times(
+    pager: Transfers, size_bytes: int, clock: Clock, device: torch.device
+) -> tuple[float, float]:
     """Median seconds of writing and of reading one page; blocks are written over, as in training.
 
     One page comes right after the other: after a pause the first takes 0.1 ms longer, but a step writes
     most of its pages (the way back) in one go, and waits for few of the others.
     """
-    tensor = torch.zeros(size_bytes, dtype=torch.uint8)
+    tensor = torch.zeros(size_bytes, dtype=torch.uint8, device=device)
     kept = pager.write(0, tensor)
 
     def write() -> None:
@@ -199,7 +201,8 @@ def _page_times(pager: Pager, size_bytes: int, clock: Clock) -> tuple[float, flo
         pager.drop(page)
 
     def read() -> None:
-        pager.read(kept, torch.empty(size_bytes, dtype=torch.uint8), drop=False).result()
+        new = torch.empty(size_bytes, dtype=torch.uint8, device=device)
+        pager.read(kept, new, drop=False).result()
 
     written_s, read_s = (median_s(run, clock, _PAGES) for run in (write, read))
     pager.settle()
@@ -269,7 +272,8 @@ def _watts(meter: Meter, clock: Clock, run: Callable[[], object]) -> float:
     return (meter.joules() - start_j) / (clock() - start_s)
 
 
-def _link(line: Line, watts: float) -> PageLink:
+def link(line: Line, watts: float) -> PageLink:
+    """A page link that transfers as fast as the line says."""
     return PageLink(latency_s=line.latency_s, bytes_per_s=line.bytes_per_s, watts=watts)
 
 

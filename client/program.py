@@ -71,7 +71,8 @@ class Program:
     `parameters`, `buffers`, `batch`, `loss` and `constants` say which tensor is what; `loss_of`
     derives the 0-d loss from its tensor. `random` says whether anything draws random numbers.
     `threads` is how many torch used when the operators' workspace was measured: it depends on that.
-    `setting` is what else the trace took for granted of module and optimizer.
+    `setting` is what else the trace took for granted of module and optimizer. `scratch` is the tensor
+    that stands for what a device's libraries keep, if they do: no operator reads it.
     """
 
     bodies: tuple[Body, ...]
@@ -85,6 +86,12 @@ class Program:
     random: bool
     threads: int
     setting: Setting
+    scratch: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are, and everything is computed."""
+        return self.layouts[self.parameters[0][1]].device
 
     @property
     def updates(self) -> tuple[ParameterUpdate, ...]:

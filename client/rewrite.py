@@ -16,6 +16,8 @@ _FILLED = {
     aten.ones_like.default: 1,
     aten.new_ones.default: 1,
 }
+# A GPU's batch norm backward, in training mode; the running statistics are for derivatives of it.
+_ONLY_TRAINING = (aten.cudnn_batch_norm_backward.default, aten.miopen_batch_norm_backward.default)
 _UNFILLED = (aten.empty_like.default, aten.new_empty.default)
 
 
@@ -24,6 +26,8 @@ def rewrite(graph: fx.Graph, values: dict[fx.Node, Any]) -> None:
     for node in list(graph.nodes):
         if node.target is aten.native_batch_norm_backward.default and node.args[7]:
             # In training mode it uses the saved statistics of the batch only.
+            node.args = (*node.args[:3], None, None, *node.args[5:])
+        elif node.target in _ONLY_TRAINING:
             node.args = (*node.args[:3], None, None, *node.args[5:])
         elif node.target in _FILLED and values[node].is_contiguous():
             _replace(graph, node, aten.full.default, values[node], _FILLED[node.target])

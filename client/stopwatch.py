@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scheduler.graph import Graph, Operator
 
-from .layout import copy_storage
+from .layout import copy_storage, raw
 from .measure import made_up, signature
 from .optimizer import parameter_optimizers
 from .program import Computation, Function, Traced, Update
@@ -39,7 +39,7 @@ class Stopwatch:
         group_of = {p: n for n, g in enumerate(optimizer.param_groups) for p in g["params"]}
         self._groups = {n: group_of[p] for n, p in module.named_parameters() if n in names}
         self._clock, self._effort = clock, effort
-        self._caches = Caches(traced.graph)
+        self._caches = Caches(traced.graph, traced.program.device)
         self._known: dict[object, float] = {}
 
     def time_s(self, op: Operator) -> float:
@@ -113,13 +113,13 @@ class Caches:
     much other memory pushes out too.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, device: torch.device) -> None:
         self._sizes = [t.size_bytes for t in graph.tensors]
         self._used: dict[int, None] = {}  # in order of their last use
         for op in graph.operators:
             self.use(op)
         room = min(CACHE_BYTES, sum(self._sizes) + NEAR_BYTES)
-        self._elsewhere = torch.zeros(room, dtype=torch.uint8)
+        self._elsewhere = torch.zeros(room, dtype=torch.uint8, device=device)
 
     def use(self, op: Operator) -> None:
         """The operator has run."""
@@ -147,14 +147,14 @@ class Caches:
             key=lambda pair: -pair[0],
         )
         left = [*(age for age, _ in order), 0][1:]
-        raw = [torch.empty(0, dtype=torch.uint8).set_(t.untyped_storage()) for _, t in order]
+        contents = [raw(t) for _, t in order]
         walks = [
             self._elsewhere[: age - next_age]
             for (age, _), next_age in zip(order, left, strict=True)
         ]
 
         def age_all() -> None:
-            for content, walk in zip(raw, walks, strict=True):
+            for content, walk in zip(contents, walks, strict=True):
                 content.sum()
                 walk.add_(1)
 

@@ -4,10 +4,37 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 Clock = Callable[[], float]
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The machine's clock; for a GPU its own, by events, which waits for all that the GPU was given."""
+    return time.perf_counter if device.type == "cpu" else _CudaClock(device)
+
+
+class _CudaClock:
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._now_s = device, 0.0
+        self._last = self._event()
+
+    def __call__(self) -> float:
+        # From event to event, since torch tells the time between two in single precision.
+        event = self._event()
+        event.synchronize()
+        self._now_s += self._last.elapsed_time(event) / 1000
+        self._last = event
+        return self._now_s
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +94,11 @@ def fit_line(timings: Sequence[tuple[int, float]]) -> Line:
     aa, ab, bb = (_dot(p, q) for p, q in ((ones, ones), (ones, sizes), (sizes, sizes)))
     a, b = math.fsum(ones), math.fsum(sizes)
     det = aa * bb - ab * ab
-    latency_s = (a * bb - b * ab) / det
-    s_per_byte = (b * aa - a * ab) / det
-    if latency_s < 0:
-        latency_s, s_per_byte = 0.0, b / bb
-    if s_per_byte <= 0:
-        latency_s, s_per_byte = 0.0, b / bb
+    latency_s, s_per_byte = 0.0, b / bb
+    if det > 0:  # it is 0 where one time is so short that the others are lost in rounding
+        best_s, best_s_per_byte = (a * bb - b * ab) / det, (b * aa - a * ab) / det
+        if best_s >= 0 and best_s_per_byte > 0:
+            latency_s, s_per_byte = best_s, best_s_per_byte
     return Line(latency_s=latency_s, bytes_per_s=1 / s_per_byte)
 
 

@@ -19,8 +19,8 @@ from .charge import StepCharge, step_charge
 from .interpreter import Interpreter
 from .mapped import SavingInterpreter
 from .meter import NOT_ASKED, Meter, NoMeter, Tally
-from .page_store import PageStore
 from .prepare import Prepared
+from .stores import store_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,8 @@ def opened(
     device = prepared.device
     kind = Interpreter if saved_to is None else partial(SavingInterpreter, folder=saved_to)
     with (
-        PageStore(
+        store_for(
+            prepared.traced.program.device,
             store_path,
             capacity_bytes=device.page_store_bytes,
             block_bytes=device.page_block_bytes,

@@ -29,7 +29,7 @@ class Undo:
         spare_bytes: int,
     ) -> None:
         self._memory, self._layouts = memory, layouts
-        sizes = {k: layouts[k].storage_bytes for k in changed}
+        sizes = {k: layouts[k].ram_bytes for k in changed}
         self._in_ram, self._in_store = shared_out(sizes, spare_bytes)
         self.ram_bytes = sum(sizes[k] for k in self._in_ram)
         self.written_bytes = 0

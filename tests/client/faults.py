@@ -27,10 +27,10 @@ def failing_once(store, method, nth, error):
     """Let the nth call of a store's method raise."""
     original, calls = getattr(store, method), iter(range(10**6))
 
-    def failing(*arguments):
+    def failing(*arguments, **options):
         if next(calls) == nth:
             raise error
-        return original(*arguments)
+        return original(*arguments, **options)
 
     setattr(store, method, failing)
 

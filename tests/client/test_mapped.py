@@ -255,14 +255,14 @@ deep = Workload(
 )
 """
 LIMITED = """
-import resource, sys, time
+import resource, sys, time, torch
 import rich, typer
 from benchmarks.prove_child import data_bytes
 from client.local import train_locally
 from client.overhead import tiny_step, tiny_step_s
 from simulations.cli import main
 
-tiny_step_s(*tiny_step(), time.perf_counter)  # loads what tracing and training load
+tiny_step_s(*tiny_step(torch.device("cpu")), time.perf_counter)  # loads what tracing and training load
 limit = data_bytes() + int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 main()

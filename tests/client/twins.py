@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.outcomes import Outcome, differences, outcome
+from client.host_store import HostStore
 from client.interpreter import EVERY_STEP, Interpreter
 from client.measure import with_workspace
 from client.page_store import PageStore
@@ -75,13 +76,18 @@ class Twin:
         return train_plainly(module, optimizer, self.batches)
 
     def by_plan(
-        self, plan: Plan, folder: Path, traced: Traced | None = None, spare_bytes: int = 0
+        self,
+        plan: Plan,
+        folder: Path,
+        traced: Traced | None = None,
+        spare_bytes: int = 0,
+        pages: PageStore | HostStore | None = None,
     ) -> Outcome:
         problem, plan = self.fitted(plan, spare_bytes)
         module, optimizer = self.fresh()
         losses, peaks = [], []
         with (
-            PageStore(folder / "pages") as store,
+            pages or PageStore(folder / "pages") as store,
             Interpreter(
                 traced or self.traced,
                 problem,
