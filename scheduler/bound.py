@@ -19,7 +19,7 @@ from .variables import Formulation, value_of
 # The relaxation may take this share of the time that is left.
 BOUND_SHARE = 0.5
 # So many rounds of rows that together raise the bound by no more than this share are the last ones.
-PATIENCE = 3
+PATIENCE = 2
 LEAST_RISE = 1e-4
 # Reruns that the relaxation uses at least this much are offered to the programs that find plans.
 LEAST_USE = 0.5
