@@ -17,7 +17,7 @@ from .timeline import Slot
 from .variables import Formulation, value_of
 
 # The relaxation may take this share of the time that is left.
-BOUND_SHARE = 0.5
+BOUND_SHARE = 0.6
 # So many rounds of rows that together raise the bound by no more than this share are the last ones.
 PATIENCE = 2
 LEAST_RISE = 1e-4
@@ -47,16 +47,18 @@ def relax(programs: Programs) -> frozenset[Slot]:
         return _relax_without_chains(programs, end_s)
     problem, reruns, is_whole = chosen
     form = relaxation(problem, reruns)
+    begun_s = programs.clock()
     outcome = _relaxed(programs, form, end_s)
     if outcome.verdict is Verdict.INFEASIBLE and programs.incumbent.plan is None:
         raise infeasible(programs)
     used = _used(form)
     bounds = [programs.incumbent.bound_j]
-    while (
-        outcome.verdict is Verdict.OPTIMAL and not programs.is_done() and programs.clock() < end_s
-    ):
+    while outcome.verdict is Verdict.OPTIMAL and not programs.is_done():
+        took_s, begun_s = programs.clock() - begun_s, programs.clock()
+        if begun_s + took_s > end_s or _stands_still(bounds):
+            break
         rows = [*(rounding_rows(form) if is_whole else ()), *presence_rows(form)]
-        if not rows or _stands_still(bounds):
+        if not rows:
             break
         for row in rows:
             form.model.addConstraint(row)
