@@ -25,6 +25,7 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[2]
 # Its processes are ready soon: it needs no library for data, and its plans are found in a second.
 VIBRATION = f"{ROOT / 'examples' / 'own_workload.py'}:vibration"
+UNEVEN = f"{ROOT / 'tests' / 'e2e' / 'uneven.py'}:uneven"
 
 
 def free_ports(count: int) -> list[int]:

@@ -20,7 +20,7 @@ from simulations.reading import read_model
 from simulations.run import simulate
 from tests.e2e.flower_processes import (
     ROOT,
-    VIBRATION,
+    UNEVEN,
     RecordingProxy,
     free_ports,
     is_open,
@@ -52,7 +52,7 @@ source = "test"
 )
 
 
-def node_config(partition: int, workload: str = VIBRATION) -> str:
+def node_config(partition: int, workload: str = UNEVEN) -> str:
     device, ram_bytes = NODES[partition]
     return f'device="{device}" ram-bytes={ram_bytes} partition-id={partition} workload="{workload}"'
 
@@ -131,7 +131,7 @@ def update_of(partition: int, workload: str) -> np.ndarray:
         workload=workload, seed=5, device=device, ram_bytes=ram_bytes, partition=partition
     )
     torch.set_num_threads(1)
-    update = Node(settings, {}).train(initial_arrays(load_workload(VIBRATION), 5), 1)
+    update = Node(settings, {}).train(initial_arrays(load_workload(UNEVEN), 5), 1)
     return max(update.arrays.values(), key=lambda array: array.nbytes)
 
 
@@ -166,7 +166,7 @@ def test_with_tls_and_authenticated_nodes_the_model_is_the_simulated_one(tmp_pat
                 *("--port", node_ports[partition]),
                 *("--node-config", node_config(partition)),
             )
-        run_app(group, tmp_path / "out", VIBRATION, rounds=2)
+        run_app(group, tmp_path / "out", UNEVEN, rounds=2)
     require_simulated(tmp_path, rounds=2)
 
 
@@ -174,7 +174,7 @@ def require_simulated(folder: Path, rounds: int) -> None:
     """The model in `out` is that of the same devices in the simulator."""
     (folder / "fleet.toml").write_text(FLEET)
     config = SimulationConfig(
-        workload=VIBRATION, rounds=rounds, seed=5, fleet=str(folder / "fleet.toml")
+        workload=UNEVEN, rounds=rounds, seed=5, fleet=str(folder / "fleet.toml")
     )
     simulate(config, folder / "simulated")
     simulated = read_model(folder / "simulated")
@@ -213,7 +213,7 @@ def test_supernodes_and_a_device_of_the_service_train_in_the_same_rounds_and_a_l
         kind, ram_bytes = NODES[2]
         joining = (
             *("fedpoet", "join", "--coordinator", f"localhost:{listen}", "--ticket", ticket),
-            *("--data", tmp_path / "device", "--workload", VIBRATION, "--partition", 2),
+            *("--data", tmp_path / "device", "--workload", UNEVEN, "--partition", 2),
             *("--device", kind, "--ram", ram_bytes),
         )
 
@@ -228,7 +228,7 @@ def test_supernodes_and_a_device_of_the_service_train_in_the_same_rounds_and_a_l
         out = tmp_path / "out"
         for rounds in (1, 2):
             (out / "model.safetensors").unlink(missing_ok=True)
-            run_app(group, out, VIBRATION, rounds, more, runs=rounds, tend=tend)
+            run_app(group, out, UNEVEN, rounds, more, runs=rounds, tend=tend)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2]
     for line in lines[1:]:

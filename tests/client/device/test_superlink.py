@@ -19,7 +19,7 @@ from scheduler.errors import Refused
 from server.strategy import rounded
 from server.totals import Totals
 from tests.e2e.flower_processes import (
-    VIBRATION,
+    UNEVEN,
     free_ports,
     is_open,
     make_certificates,
@@ -48,7 +48,7 @@ def join(group, number: int, address: str, *options: object):
     return group.start(
         f"device-{number}",
         *("fedpoet", "join", "--via", "superlink", "--coordinator", address),
-        *("--data", group.folder / f"state-{number}", "--workload", VIBRATION),
+        *("--data", group.folder / f"state-{number}", "--workload", UNEVEN),
         *("--device", device, "--ram", ram_bytes, "--partition", number, "--keep-warm", "2"),
         *options,
     )
@@ -84,7 +84,7 @@ def test_the_model_is_the_one_that_they_train_without_a_network(tmp_path):
             join(group, number, address, "--node-key", key, "--root-certificates", certificates.ca)
             for number, key in enumerate(registered_keys(group, len(NODES)))
         ]
-        run_app(group, tmp_path / "out", VIBRATION, rounds=2)
+        run_app(group, tmp_path / "out", UNEVEN, rounds=2)
         wait_for("the children to end", lambda: not any(map(children, devices)), 30)
         for device in devices:
             assert resident_bytes(device.pid) < MOST_WAITING_BYTES
@@ -100,12 +100,12 @@ def test_the_model_is_the_one_that_they_train_without_a_network(tmp_path):
 
 def federated(rounds: int) -> dict[str, np.ndarray]:
     """The model that these devices train together, without any network."""
-    arrays = initial_arrays(load_workload(VIBRATION), SEED)
+    arrays = initial_arrays(load_workload(UNEVEN), SEED)
     for number in range(1, rounds + 1):
         totals = Totals(arrays)
         for partition, (device, ram_bytes) in enumerate(NODES):
             settings = Settings(
-                workload=VIBRATION,
+                workload=UNEVEN,
                 seed=SEED,
                 device=device,
                 ram_bytes=ram_bytes,
@@ -136,7 +136,7 @@ def test_devices_register_come_back_after_a_kill_and_say_how_things_stand(tmp_pa
         join(group, 1, address, "--insecure")
         ready(group)
         out = tmp_path / "out"
-        run_app(group, out, VIBRATION, rounds=1, more="query-s=15.0")
+        run_app(group, out, UNEVEN, rounds=1, more="query-s=15.0")
         log = (group.folder / "device-2.log").read_text()
     assert "round 1" not in log
     rounds = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
