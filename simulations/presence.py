@@ -101,7 +101,9 @@ class Presence:
     def note(self, row: int, level_j: float, at_s: float) -> None:
         """What a battery held after a journey; from then on, whether it charges is looked up again."""
         self._level_j[row], self._since_s[row] = level_j, at_s
-        self._watches[State.CHARGING].until_s[row] = -np.inf
+        until_s = self._watches[State.CHARGING].until_s
+        if until_s[row] < np.inf:  # else it always is as it was
+            until_s[row] = -np.inf
 
     def reports(self, now_s: float) -> Reports:
         """What the devices that are online now say of themselves."""
