@@ -101,13 +101,13 @@ def test_next_word_holds_the_end_of_every_speaker_out():
     assert max(sizes) > 15 * min(sizes)
     written = next_word._speakers()[0]
     examples, kept = workload.examples(0), next_word._kept(written)
-    assert examples.x[0].tolist() == [1] * 8  # before the first word there is an end
+    assert examples.x[0].tolist() == [1] * next_word.CONTEXT  # before the first word there is an end
     everything = next_word._examples(written, 1)
     assert len(everything) == int((written >= next_word.GUESSED).sum())
-    assert len(examples) < kept / 4
+    assert len(examples) < kept / next_word.EVERY
     for x, y in zip(everything.x[100:103], everything.y[100:103], strict=True):
         stretch = np.array([*x.tolist(), int(y)])
-        found = np.lib.stride_tricks.sliding_window_view(written, 9)
+        found = np.lib.stride_tricks.sliding_window_view(written, next_word.CONTEXT + 1)
         assert (found == stretch).all(axis=1).any()
     assert len(workload.test()) > 9000
 
