@@ -101,7 +101,8 @@ def test_next_word_holds_the_end_of_every_speaker_out():
     assert max(sizes) > 15 * min(sizes)
     written = next_word._speakers()[0]
     examples, kept = workload.examples(0), next_word._kept(written)
-    assert examples.x[0].tolist() == [1] * next_word.CONTEXT  # before the first word there is an end
+    # before the first word there is an end
+    assert examples.x[0].tolist() == [1] * next_word.CONTEXT
     everything = next_word._examples(written, 1)
     assert len(everything) == int((written >= next_word.GUESSED).sum())
     assert len(examples) < kept / next_word.EVERY
