@@ -161,7 +161,8 @@ class Bert(nn.Module):
         self.head = nn.Linear(hidden, 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.words(tokens) + self.positions(torch.arange(tokens.shape[1])) + self.segment
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.words(tokens) + self.positions(places) + self.segment
         x = self.layers(self.dropout(self.norm(x)))
         return self.head(self.dropout(torch.tanh(self.pool(x[:, 0]))))
 

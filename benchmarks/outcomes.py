@@ -37,7 +37,7 @@ def recording(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
 
 def digest(tensor: Tensor) -> str:
     """A digest of a tensor's type, shape and every bit of its content."""
-    raw = tensor.detach()
+    raw = tensor.detach().cpu()
     if raw.dtype is torch.bfloat16:  # which numpy does not know
         raw = raw.view(torch.int16)
     array = raw.numpy()
@@ -47,7 +47,7 @@ def digest(tensor: Tensor) -> str:
 
 @dataclass
 class Outcome:
-    """Everything a few training steps leave behind."""
+    """Everything a few training steps leave behind, in RAM wherever the model is."""
 
     losses: list[float] = field(default_factory=list)
     gradients: list[Note] = field(default_factory=list)
@@ -60,14 +60,15 @@ class Outcome:
 def outcome(module: nn.Module, optimizer: torch.optim.Optimizer, losses: list[float]) -> Outcome:
     names = {p: n for n, p in module.named_parameters()}
     state = {
-        f"{names[p]} {key}": value.clone() if isinstance(value, Tensor) else value
+        f"{names[p]} {key}": value.cpu().clone() if isinstance(value, Tensor) else value
         for p, held in optimizer.state.items()
         for key, value in held.items()
     }
-    tensors = {k: v.clone() for k, v in module.state_dict().items()}
-    return Outcome(
-        losses=losses, tensors=tensors, state=state, generator=torch.get_rng_state().clone()
-    )
+    tensors = {k: v.cpu().clone() for k, v in module.state_dict().items()}
+    generator = torch.get_rng_state().clone()
+    if (device := next(module.parameters()).device).type == "cuda":
+        generator = torch.cat([generator, torch.cuda.get_rng_state(device)])
+    return Outcome(losses=losses, tensors=tensors, state=state, generator=generator)
 
 
 def differences(one: Outcome, other: Outcome) -> Iterator[str]:

@@ -6,7 +6,7 @@ Each way takes a network, its optimizer and its loss, and gives a function that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from benchmarks.models import Step
+from benchmarks.outcomes import Outcome
 
 TrainStep = Callable[[Tensor, Tensor], None]
 
@@ -52,7 +53,7 @@ class Segmented(nn.Module):
 def rivals(step: Step) -> Iterator[Rival]:
     """Torch's own: no checkpoint, every block, every segment count that makes sense, torch.compile."""
     yield Rival(name="plain eager", change=lambda module: module)
-    yield Rival(name="checkpoint every block", change=_every_block)
+    yield Rival(name="checkpoint every block", change=every_block)
     blocks = len(_chain(step.build()))
     for segments in range(2, blocks):
         yield Rival(name=f"checkpoint {segments} segments", change=partial(_segments, segments))
@@ -86,12 +87,23 @@ def _chain(module: nn.Module) -> nn.Sequential:
     return max((m for m in module.modules() if isinstance(m, nn.Sequential)), key=len)
 
 
-def _every_block(module: nn.Module) -> nn.Module:
+def every_block(module: nn.Module) -> nn.Module:
     chain = _chain(module)
     for n, block in enumerate(chain):
         if len(list(block.modules())) > 1:
             chain[n] = Checkpointed(block)
     return module
+
+
+def names_within(found: Outcome) -> Outcome:
+    """The outcome with the names that parameters had before `every_block` put blocks around them."""
+
+    def plain(named: dict[str, Any]) -> dict[str, Any]:
+        return {
+            ".".join(p for p in name.split(".") if p != "block"): v for name, v in named.items()
+        }
+
+    return replace(found, tensors=plain(found.tensors), state=plain(found.state))
 
 
 def _segments(segments: int, module: nn.Module) -> nn.Module:

@@ -108,17 +108,28 @@ class CudaTrace:
         )
 
 
-class LibraryScratch:
-    """What a device's libraries allocate from now on and keep, such as the workspace of cuBLAS.
+def clear_scratch(device: torch.device) -> None:
+    """Free what a device's libraries keep, such as a workspace of cuBLAS for every thread that used it.
 
-    What they kept before is given back first, so that it is counted when they take it anew. On the CPU
-    they keep nothing that torch counts.
+    They take it anew when they need it. On the CPU they keep nothing that torch counts.
     """
+    if device.type == "cuda":
+        torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001
+
+
+def take_scratch(device: torch.device) -> None:
+    """Let a device's libraries allocate now what they keep for this thread."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.current_blas_handle()  # type: ignore[no-untyped-call]
+
+
+class LibraryScratch:
+    """What a device's libraries allocate from now on and keep; what they kept before is freed."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        if device.type == "cuda":
-            torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001
+        clear_scratch(device)
         self._start_bytes = self._allocated_bytes()
 
     def bytes(self) -> int:

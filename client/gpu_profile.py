@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -64,18 +65,23 @@ def profile_gpu(here: torch.device, *, name: str, today: str) -> DeviceProfile:
 
 
 def with_measured_pages(
-    device: DeviceProfile, store: HostStore, here: torch.device, clock: Clock, today: str
+    device: DeviceProfile,
+    store: HostStore,
+    here: torch.device,
+    clock: Clock,
+    today: str,
+    sizes_bytes: Sequence[int] = GPU_PAGE_BYTES,
 ) -> DeviceProfile:
-    """The profile with the times that pages between `here` and this store take."""
+    """The profile with the times that pages of these sizes take between `here` and this store."""
     reads: list[tuple[int, float]] = []
     writes: list[tuple[int, float]] = []
     with store:
-        for size_bytes in GPU_PAGE_BYTES:
+        for size_bytes in sizes_bytes:
             written_s, read_s = page_times(store, size_bytes, clock, here)
             writes.append((size_bytes, written_s))
             reads.append((size_bytes, read_s))
     seen = (
-        f"measured on {today}: copies of {min(GPU_PAGE_BYTES):,} to {max(GPU_PAGE_BYTES):,} bytes "
+        f"measured on {today}: copies of {min(sizes_bytes):,} to {max(sizes_bytes):,} bytes "
         "between the model's memory and the host's, one after the other"
     )
     labels = [f"{way}.{n}" for way in ("page_in", "page_out") for n in ("latency_s", "bytes_per_s")]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from scheduler.errors import BadInput
 
+from .allocator import take_scratch
 from .layout import Layout
 from .memory import Memory
 from .optimizer import parameter_optimizers
@@ -44,6 +45,7 @@ class Ownership:
             for k, constant in self._program.constants:
                 self._memory.install(k, constant)
             if self._program.scratch is not None:
+                take_scratch(self._program.device)
                 self._memory.reserve(self._program.scratch)
             for update in self._program.updates:
                 self._take_state(update.name, dict(update.state))
