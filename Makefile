@@ -15,7 +15,7 @@ export FLWR_HOME ?= $(CURDIR)/.flwr
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help bench-sim bench-fleet bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz bench-join bench-serve kill-runs setup demo test lint lean check format protos clean
+.PHONY: help bench-sim bench-fleet bench-store bench-train bench-paper bench-plan bench-predict prove-exact prove-ram fuzz bench-join bench-serve kill-runs bench-gpu setup demo test lint lean check format protos clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -69,6 +69,9 @@ prove-ram: $(STAMP) ## Plans under a hard memory limit, in which plain training 
 
 bench-train: $(STAMP) ## Time of a training step by its plan, by torch.utils.checkpoint and plain, as ratios (half an hour).
 	$(BIN)/python -m benchmarks.train $(ARGS)
+
+bench-gpu: $(STAMP) ## On a GPU: plans, checkpoints and save_on_cpu as ratios to plain eager (ARGS="--device cpu --quick" to try it out).
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 bench-fleet: $(STAMP) ## A hundred thousand devices, 200 rounds of events with plans and energy, no training (a minute).
 	$(BIN)/python -m benchmarks.fleet $(ARGS)

@@ -147,6 +147,9 @@ def profile(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch; train uses 1.")] = 1,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Measure the GPU, which pages to this machine's RAM.")
+    ] = False,
 ) -> None:
     """Measure this machine: RAM, page store, compute rate, power, and a workload's operators."""
     import tempfile
@@ -160,6 +163,7 @@ def profile(
 
     from .costs import measured_costs
     from .figures import cost_lines, profile_lines
+    from .gpu_profile import profile_gpu, require_gpu
     from .meter import find_meter
     from .prepare import pose
     from .profile import profile_machine
@@ -169,16 +173,24 @@ def profile(
         raise BadInput(f"{out}: the name of a device profile must end in .toml")
     if (costs is not None or batch_size is not None) and workload is None:
         raise BadInput("--costs and --batch-size need --workload NAME")
+    if gpu and (workload is not None or store is not None):
+        raise BadInput(
+            "--gpu pages to RAM and measures no workload: leave out --store and --workload"
+        )
     for target in filter(None, (out, costs)):
         require_target(target)
     torch.set_num_threads(threads)
+    here, today = require_gpu() if gpu else None, time.strftime("%Y-%m-%d")
     with cli.working("measuring this machine"):
-        device = profile_machine(
-            name=out.stem,
-            store_folder=Path(tempfile.gettempdir()) if store is None else store,
-            today=time.strftime("%Y-%m-%d"),
-            meter=find_meter(),
-        )
+        if here is not None:
+            device = profile_gpu(here, name=out.stem, today=today)
+        else:
+            device = profile_machine(
+                name=out.stem,
+                store_folder=Path(tempfile.gettempdir()) if store is None else store,
+                today=today,
+                meter=find_meter(),
+            )
     write_atomically(out, dump_device(device).encode())
     typer.echo(profile_lines(device))
     if workload is None:

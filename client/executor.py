@@ -54,7 +54,8 @@ def plan_step(
     `ram` is in bytes or text such as "1GiB", and includes parameters, gradients, optimizer state,
     buffers and the batch. With `accumulate`, a batch goes through the model in so many micro-batches:
     see PlannedStep. `device` is a profile or its name; it decides which of the fitting plans is best
-    (its time and energy), and how large the page store may get, never a result. A deadline is
+    (its time and energy), and how large the page store may get, never a result; None stands for a
+    small computer or, for a model on a GPU, a large one (DEFAULT_DEVICES). A deadline is
     `deadline_factor` times computing everything once on it. With `client.costs.measured_costs` as
     `costing`, operators take as long as on this machine, measured now.
     `time_limit_s` is what planning may take. The page store lies in `folder`, by default the system's

@@ -151,6 +151,12 @@ def test_profile_measures_this_machine_and_a_workload_on_it(tmp_path: Path) -> N
         (("--out", "here.toml", "--costs", "costs.json"), "need --workload"),
         (("--out", "nowhere/here.toml"), "not a folder"),
         (("--out", "here.toml", "--store", "nowhere"), "give another folder"),
+        (("--out", "here.toml", "--gpu", "--store", "."), "leave out --store"),
+        pytest.param(
+            ("--out", "here.toml", "--gpu"),
+            "finds no CUDA device here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure"),
+        ),
     ],
 )
 def test_profile_refuses_what_it_cannot_do(

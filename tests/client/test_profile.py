@@ -6,11 +6,14 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
 from client import profile
+from client.gpu_profile import with_measured_pages
+from client.host_store import HostStore, Immediate
 from client.meter import NoMeter
 from client.profile import measure_power, measure_ram, processor, profile_machine
-from client.timing import Effort
+from client.timing import Effort, fit_line
 from scheduler.device import dump_device, load_device
 from scheduler.errors import BadInput
 
@@ -135,3 +138,23 @@ def test_ram_that_poses_as_storage_is_named(tmp_path: Path) -> None:
 def test_the_processor_has_a_name(tmp_path: Path) -> None:
     assert processor(machine(tmp_path, proc__cpuinfo="model name : Fast One\n")) == "Fast One"
     assert processor(tmp_path / "nowhere")
+
+
+def test_pages_in_host_memory_are_timed_by_their_store() -> None:
+    """By a clock that advances a second whenever it is read: every page takes one."""
+    base, store = load_device("nvidia-h100-sxm"), HostStore(Immediate())
+    clock = itertools.count().__next__
+    found = with_measured_pages(
+        base, store, torch.device("cpu"), clock, "2026-01-02", (2**10, 2**12)
+    )
+    for link in (found.page_in, found.page_out):
+        expected = fit_line([(2**10, 1.0), (2**12, 1.0)])
+        assert (link.latency_s, link.bytes_per_s) == (expected.latency_s, expected.bytes_per_s)
+        assert link.watts == base.page_in.watts
+    sources = dict(found.sources)
+    assert sources.keys() == dict(base.sources).keys()
+    assert sources["page_in.latency_s"].startswith(
+        "measured on 2026-01-02: copies of 1,024 to 4,096 bytes"
+    )
+    assert sources["page_in.watts"] == dict(base.sources)["page_in.watts"]
+    assert store.used_bytes == 0
