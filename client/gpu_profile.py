@@ -46,7 +46,7 @@ def profile_gpu(here: torch.device, *, name: str, today: str) -> DeviceProfile:
     sources = {
         "ram_bytes": f"{seen}: torch.cuda.mem_get_info",
         "reserved_bytes": f"{seen}: what was not free then, the CUDA context included",
-        "page_store_bytes": f"{seen}: half of the host's RAM",
+        "page_store_bytes": f"{seen}: a quarter of the host's RAM, since torch may take twice the bytes",
         "flops_per_s": f"{seen}: matrix product 4096x4096x4096 and convolution 64->64, 3x3, of 64 "
         "images 56x56, float32, medians",
         **dict.fromkeys(("compute_w", "idle_w", "page_in.watts", "page_out.watts"), watts),
@@ -57,7 +57,7 @@ def profile_gpu(here: torch.device, *, name: str, today: str) -> DeviceProfile:
         description=f"{torch.cuda.get_device_name(here)}, paging to pinned memory of its host, {seen}",
         ram_bytes=total_bytes,
         reserved_bytes=total_bytes - free_bytes,
-        page_store_bytes=host_bytes // 2,
+        page_store_bytes=host_bytes // 4,
         flops_per_s=_compute_rate(here, clock),
         sources=tuple((dict(base.sources) | sources).items()),
     )
