@@ -17,7 +17,7 @@ from .timeline import Slot
 from .variables import Formulation, value_of
 
 # The relaxation may take this share of the time that is left.
-BOUND_SHARE = 0.6
+BOUND_SHARE = 0.75
 # So many rounds of rows that together raise the bound by no more than this share are the last ones.
 PATIENCE = 2
 LEAST_RISE = 1e-4
