@@ -304,8 +304,7 @@ def test_connections_without_calls_end(tmp_path, keys):
 
 
 def calls_that_last(connection: grpc.Channel, ended: threading.Event):
-    """A call of each kind that a device could keep open, the service's own and those of gRPC."""
-    yield device_pb2_grpc.DeviceServiceStub(connection).Wait(pb.WaitRequest(protocol=PROTOCOL))
+    """Calls of gRPC's own services, which a device could keep open on as many connections as it likes."""
     yield health_pb2_grpc.HealthStub(connection).Watch(health_pb2.HealthCheckRequest())
     reflected = reflection_pb2_grpc.ServerReflectionStub(connection)
     yield reflected.ServerReflectionInfo(one_question(ended))
@@ -325,21 +324,22 @@ def test_connections_of_one_device_are_limited_and_others_go_on(tmp_path, keys):
             for _ in range(4):
                 opened = stack.enter_context(channel(host.port, keys, greedy.identity))
                 connections.append(opened)
+            for opened in connections[:3]:
                 calls.append(list(calls_that_last(opened, ended)))
-            *within, beyond = calls
-            for call in within[-1]:
-                next(call)
-            for call in beyond:
+                for call in calls[-1]:
+                    next(call)  # it is let in, before the next connection is made
+            beyond = device_pb2_grpc.DeviceServiceStub(connections[3])
+            waiting = beyond.Wait(pb.WaitRequest(protocol=PROTOCOL))
+            for call in (waiting, *calls_that_last(connections[3], ended)):
                 with refused("too-many-connections"):
                     next(call)
-            for call in within[0]:  # one connection less: another may take its place
+            for call in calls[0]:  # one connection less: another may take its place
                 call.cancel()
             task = push(host, other.device_id)
             assert other.fetch(task) == MODEL
             other.send(task.task_id, update_blob())
             assert host.store.tasks.find(task.task_id).state is State.DONE
-            again = device_pb2_grpc.DeviceServiceStub(connections[-1])
-            eventually("a free place", lambda: heard(again.Heartbeat))
+            eventually("a free place", lambda: heard(beyond.Heartbeat))
         with Peer(greedy.device_id, keys, host.port, greedy.identity) as later:
             eventually("all places are free", lambda: heard(later.stub.Heartbeat))
         assert host.counts.refusals[Reason.TOO_MANY_CONNECTIONS] >= 3
