@@ -183,7 +183,7 @@ def line(result: Result) -> str:
     if result.problem is not None:
         return f"{result.name:28} {result.problem}"
     budget = "" if result.budget_bytes is None else f"{result.budget_bytes / 1e6:.1f}"
-    same = "yes" if not result.differs else f"no: {', '.join(result.differs[:3])}"
+    same = "yes" if not result.differs else f"no: {', '.join(sorted(result.differs)[:3])}"
     return (
         f"{result.name:28} {result.ratio:7.2f} {result.peak_bytes / 1e6:10.1f} {budget:>10}  {same}"
     )
