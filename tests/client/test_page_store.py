@@ -52,7 +52,7 @@ def test_pages_come_back(store, size):
     assert read(store, page) == data
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 3000)), min_size=1, max_size=30))
 def test_any_order_of_writes_and_drops(tmp_path_factory, changes):
     folder = tmp_path_factory.mktemp("store")

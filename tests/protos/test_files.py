@@ -17,7 +17,7 @@ from tests.scheduler.problems import training_step
 from tests.strategies import problems
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=problems())
 def test_the_ending_of_the_name_chooses_the_form(
     problem: Problem, tmp_path_factory: pytest.TempPathFactory
@@ -39,7 +39,7 @@ def test_a_binary_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
         read_plan(tmp_path / "absent.pb")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(position=st.integers(min_value=0), bit=st.integers(0, 7), cut=st.booleans())
 def test_no_damage_to_a_binary_plan_goes_unnoticed(position: int, bit: int, cut: bool) -> None:
     plan = page_all(training_step())

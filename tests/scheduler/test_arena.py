@@ -39,7 +39,7 @@ from tests.strategies import blocks, planned
 PLENTY = 10**6
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(planned(), st.sampled_from((1, 8)))
 def test_every_arena_keeps_the_law_and_holds_the_peak(
     case: tuple[Problem, Plan], align_bytes: int
@@ -76,7 +76,7 @@ def meet(one: Block, other: Block) -> bool:
     return any(a <= d and c <= b for a, b in one.spans for c, d in other.spans)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(blocks(most=6), st.randoms(use_true_random=False))
 def test_the_search_is_complete(given: list[Block], draw: random.Random) -> None:
     """It finds addresses within the least bytes there are, in whatever order, and none within fewer."""
@@ -89,7 +89,7 @@ def test_the_search_is_complete(given: list[Block], draw: random.Random) -> None
     assert search(data, order, least - 1, Effort(PLENTY, 1), PLENTY) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(blocks(most=12), st.integers(0, 100))
 def test_packed_blocks_never_overlap_and_the_same_seed_packs_alike(
     given: list[Block], seed: int

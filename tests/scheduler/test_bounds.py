@@ -24,7 +24,7 @@ from tests.scheduler.problems import chain
 from tests.strategies import planned, problems
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems(binding=True))
 def test_no_plan_goes_below_the_worst_moment(problem: Problem) -> None:
     best = least_energy_j(problem)
@@ -38,7 +38,7 @@ def test_the_worst_moment_of_a_chain_is_its_turn() -> None:
     assert moment_bound_j(problem) == problem.compute_once.energy_j + 0.5 * 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(planned())
 def test_every_valid_plan_is_in_the_relaxation_and_obeys_the_rows_it_breaks(
     given_plan: tuple[Problem, Plan],
@@ -58,7 +58,7 @@ def test_every_valid_plan_is_in_the_relaxation_and_obeys_the_rows_it_breaks(
     assert energy_of(problem, outcome.bound) <= energy_j * (1 + 1e-6) + 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems(binding=True))
 def test_no_plan_goes_below_the_relaxation(problem: Problem) -> None:
     best = least_energy_j(problem)
@@ -71,7 +71,7 @@ def test_no_plan_goes_below_the_relaxation(problem: Problem) -> None:
         assert weaker_j <= bound_j * (1 + 1e-6) + 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems(binding=True))
 def test_reruns_that_paging_beats_are_not_missed(problem: Problem) -> None:
     best = least_energy_j(problem)
@@ -143,7 +143,7 @@ def _fix(term: Term, value: bool) -> None:
         term.lowBound = term.upBound = float(value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 def test_near_reruns_are_among_all(problem: Problem) -> None:
     everything = all_reruns(problem.graph)
@@ -151,7 +151,7 @@ def test_near_reruns_are_among_all(problem: Problem) -> None:
         assert near_reruns(problem, Reach(depth=depth, dearest=1e9)) <= everything
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems(all_pageable=True, with_deadline=False))
 def test_paging_beside_compute_never_costs_more(problem: Problem) -> None:
     least = floor(problem).ram_bytes
@@ -165,7 +165,7 @@ def test_paging_beside_compute_never_costs_more(problem: Problem) -> None:
     assert other.cost.time_s >= replay(keep_all(problem), problem).time_s - 1e-9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(planned())
 def test_every_valid_plan_obeys_the_rows_that_hold_for_any_use_of_the_page_store(
     given_plan: tuple[Problem, Plan],

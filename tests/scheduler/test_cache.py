@@ -74,7 +74,7 @@ class Idle:
         return Outcome(verdict=Verdict.UNKNOWN, bound=None)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(problem=problems())
 def test_what_was_solved_once_is_not_solved_again(
     tmp_path_factory: pytest.TempPathFactory, problem: Problem
@@ -151,7 +151,7 @@ def entry(cache: PlanCache) -> Path:
     return path
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_no_file(cache: PlanCache, entry: Path, data: st.DataObject) -> None:
     whole = entry.read_bytes()

@@ -136,7 +136,7 @@ def test_replay_adds_up_by_hand() -> None:
     assert (used.page_in_bytes, used.page_out_bytes, used.recomputed) == (8, 4, ())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(problems())
 def test_page_all_breaks_no_rule_but_the_budget(problem: Problem) -> None:
     wide = replace(problem, budget=Budget(ram_bytes=10**9))
@@ -144,7 +144,7 @@ def test_page_all_breaks_no_rule_but_the_budget(problem: Problem) -> None:
         check(baseline, wide)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(problems(binding=True, with_deadline=False))
 def test_greedy_keeps_ram_and_every_rule(problem: Problem) -> None:
     """Judged as it is for paging and recomputing; a page store without limit, no deadline."""

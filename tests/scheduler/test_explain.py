@@ -34,7 +34,7 @@ def solved(problem: Problem) -> Plan | None:
         return None
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(problem=problems(binding=True))
 def test_every_alternative_is_a_plan_that_does_as_it_says(problem: Problem) -> None:
     plan = solved(problem)

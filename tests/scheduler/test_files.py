@@ -19,7 +19,7 @@ from tests.strategies import problems
 INSTANCE = Path("tests/data/transformer-m4.json")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=problems())
 def test_problems_and_plans_come_back_as_they_were(
     problem: Problem, tmp_path_factory: pytest.TempPathFactory

@@ -69,7 +69,7 @@ def test_parameters_that_live_in_the_page_store_are_paged_between_steps() -> Non
     assert [g.way for g in kept] == [Way.KEPT, Way.KEPT]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problem=problems(binding=True))
 def test_the_decisions_of_a_best_plan_cost_what_it_costs_above_computing_once(
     problem: Problem,

@@ -40,7 +40,7 @@ def plan_of(problem: Problem, *steps: Step, paged: tuple[int, ...] = ()) -> Plan
     return plan
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(planned(overlap=True))
 def test_the_accountant_equals_the_event_simulator(case: tuple[Problem, Plan]) -> None:
     problem, plan = case
@@ -53,7 +53,7 @@ def test_the_accountant_equals_the_event_simulator(case: tuple[Problem, Plan]) -
     assert simulated.store_bytes <= used.page_store_peak_bytes
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(planned(overlap=True))
 def test_time_lies_between_the_busiest_unit_and_one_by_one(case: tuple[Problem, Plan]) -> None:
     problem, plan = case

@@ -25,7 +25,7 @@ from tests.scheduler.problems import chain
 from tests.strategies import planned
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(planned(overlap=True, spare=True))
 def test_same_steps_within_the_same_limits_and_never_later(case: tuple[Problem, Plan]) -> None:
     problem, plan = case
@@ -44,7 +44,7 @@ def test_same_steps_within_the_same_limits_and_never_later(case: tuple[Problem, 
     assert replay(prefetch(moved, problem), problem).time_s <= after.time_s
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(planned(overlap=False, spare=True))
 def test_without_overlap_the_plan_is_left_alone(case: tuple[Problem, Plan]) -> None:
     problem, plan = case

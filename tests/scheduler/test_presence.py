@@ -73,7 +73,7 @@ def obeying(problem: Problem, plan: Plan) -> Formulation:
     return form
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(planned())
 def test_every_plan_obeys_the_rows_of_all_windows(given_plan: tuple[Problem, Plan]) -> None:
     problem, plan = given_plan
@@ -102,7 +102,7 @@ chains = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(chains)
 def test_plans_that_run_chains_again_obey_them_too(problem: Problem) -> None:
     plans = [dtr(problem), greedy(problem), greedy(problem, longest_chain=1)]
@@ -113,7 +113,7 @@ def test_plans_that_run_chains_again_obey_them_too(problem: Problem) -> None:
         assert all(row.valid(1e-6) for row in form.model.constraints())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(chains)
 def test_no_plan_of_a_chain_goes_below_the_bound_with_these_rows(problem: Problem) -> None:
     form = relaxation(problem, all_reruns(problem.graph))

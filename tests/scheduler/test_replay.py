@@ -120,7 +120,7 @@ def test_the_page_store_limit_is_kept_to_the_byte(overlap: bool) -> None:
     assert caught.value.rule == "page-store"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(planned())
 def test_the_page_store_holds_what_a_set_of_copies_would(case: tuple[Problem, Plan]) -> None:
     """Against the definition: a copy is there if it will be read, or lives there, or nobody reads it."""

@@ -42,7 +42,6 @@ from tests.strategies import problems
 
 SLOW = settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[
         HealthCheck.too_slow,
         HealthCheck.data_too_large,

@@ -29,7 +29,7 @@ def solver(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...] = 
     return solve(problem, time_limit_s=time_limit_s, starts=starts, backend=Highs())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(problems(binding=True))
 def test_the_arena_of_what_is_found_fits(problem: Problem) -> None:
     try:

@@ -32,7 +32,7 @@ def plainly(problem: Problem, *, time_limit_s: float, starts: tuple[Plan, ...]) 
     return solve(problem, time_limit_s=time_limit_s, backend=Highs())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(problem=problems(binding=True))
 def test_points_are_what_solving_each_budget_gives(problem: Problem) -> None:
     budgets = budgets_between(problem, 4)
@@ -139,7 +139,7 @@ def test_a_deadline_that_no_ram_can_meet_is_solved_once() -> None:
     assert "deadline" in str(points[1].found)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problem=problems())
 def test_the_least_ram_is_found_and_less_is_refuted_where_it_says_so(problem: Problem) -> None:
     try:
@@ -172,7 +172,7 @@ def test_the_least_ram_of_a_chain_is_its_floor() -> None:
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=problems())
 def test_no_operator_needs_more_than_the_floor(problem: Problem) -> None:
     most = needs(problem)

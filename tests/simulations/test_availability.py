@@ -22,7 +22,7 @@ from simulations.windows import DAY_S, slots
 from tests.simulations.fleets import fleet_with, kind_of
 from tests.strategies import habitual_fleets
 
-RELAXED = settings(deadline=None, max_examples=60)
+RELAXED = settings(max_examples=60)
 
 MOMENTS = st.sampled_from([0.0, 5 * DAY_S]) | st.floats(0.0, 10 * DAY_S)
 DAYS = range(-3, 20)  # all days that can matter for MOMENTS

@@ -15,7 +15,7 @@ from simulations.windows import DAY_S
 from tests.simulations.fleets import fleet_with, kind_of
 from tests.strategies import habitual_fleets
 
-RELAXED = settings(deadline=None, max_examples=60)
+RELAXED = settings(max_examples=60)
 
 TIMES = st.tuples(*[st.floats(0.0, 10 * DAY_S)] * 3).map(sorted)
 

@@ -16,7 +16,7 @@ from simulations.fleet import ALWAYS, FIRST_NODE
 from simulations.fleet_file import Number, fleet_names
 from simulations.population import apportioned, load_fleet
 
-RELAXED = settings(deadline=None, max_examples=60)
+RELAXED = settings(max_examples=60)
 
 KIND = """
 [kinds.board]
@@ -358,7 +358,7 @@ JUNK = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data(), st.sampled_from(sorted(PLACES)), JUNK)
 def test_whatever_a_file_says_is_a_sound_fleet_or_one_line(data, name, junk):
     place = data.draw(st.sampled_from(PLACES[name]))

@@ -17,7 +17,7 @@ from simulations.population import load_fleet
 from simulations.traces import joined, read_availability, read_capacity
 from tests.simulations.fleets import fleet_with, kind_of
 
-RELAXED = settings(deadline=None, max_examples=60)
+RELAXED = settings(max_examples=60)
 
 # Two clients in the published form, and one that was never available.
 AVAILABILITY = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pulp
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from scheduler import Problem
 from scheduler.backends import Highs, Outcome, Verdict, minimize
@@ -16,7 +16,6 @@ from tests.scheduler.backends.models import ASKED, knapsack, packing
 from tests.strategies import problems
 
 
-@settings(deadline=None)
 @given(problems())
 def test_arrays_say_what_the_model_says(problem: Problem) -> None:
     model = formulate(problem, all_reruns(problem.graph)).model

@@ -53,7 +53,6 @@ def solved(problem: Problem, backend: Backend) -> Solution | None:
 @every_solver
 @settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(problem=problems(binding=True))

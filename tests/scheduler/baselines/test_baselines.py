@@ -37,10 +37,9 @@ NEEDS_NO_SOLVER = [name for name in BASELINES if name not in ("checkmate", "pagi
 NO_PAGING = ("keep-all", "chen", "checkmate", "dtr")
 NO_RECOMPUTING = ("keep-all", "page-all", "paging")
 
-FAST = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FAST = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 SLOW = settings(
     max_examples=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 

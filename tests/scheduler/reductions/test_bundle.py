@@ -43,7 +43,7 @@ def doubled(problem: Problem) -> Problem:
     return Problem(graph=wide, costs=table, budget=budget)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(planned())
 def test_a_plan_of_the_bundles_is_a_plan_of_the_members_at_the_same_cost(
     given_plan: tuple[Problem, Plan],
@@ -64,7 +64,7 @@ def test_a_plan_of_the_bundles_is_a_plan_of_the_members_at_the_same_cost(
         assert reduced_plan(back, inverse) == plan
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems(binding=True))
 def test_the_proportional_relaxation_bounds_the_best_plan_of_the_members(problem: Problem) -> None:
     best = least_energy_j(problem)

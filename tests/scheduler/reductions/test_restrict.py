@@ -27,13 +27,12 @@ from tests.strategies import problems
 
 SLOW = settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 
 
 @pytest.mark.parametrize("reduction", [WithoutPaging(), WithoutRecomputing()])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=problems())
 def test_the_way_back_leads_to_the_original(
     reduction: WithoutPaging | WithoutRecomputing, problem: Problem

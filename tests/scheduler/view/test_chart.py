@@ -30,7 +30,7 @@ def lines_of(plan: Plan, problem: Problem, width: int = 60) -> list[str]:
     return ram_chart(plan, problem, width, coloured=False).plain.split("\n")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problem=problems(), width=st.integers(40, 120))
 def test_a_chart_fits_its_width_and_a_valid_plan_stays_below_the_line(
     problem: Problem, width: int

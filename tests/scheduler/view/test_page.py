@@ -66,7 +66,7 @@ def test_the_page_shows_the_plans_figures(problem: Problem, solution: Solution) 
     assert page == plan_page(solution, problem)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(problem=problems())
 def test_any_plan_has_a_page(problem: Problem) -> None:
     """Also one of operators that take no time, or of a plan that pages everything."""

@@ -12,7 +12,7 @@ from tests.scheduler.problems import training_step
 from tests.strategies import problems
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problem=problems())
 def test_the_parts_add_up(problem: Problem) -> None:
     for plan in filter(None, (keep_all(problem), page_all(problem), greedy(problem))):
