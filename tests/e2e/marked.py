@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from client.workload import Examples, load_workload
-from tests.e2e.flower_processes import VIBRATION
 
 MARK = (np.arange(128) * 0.017 + 0.123456).astype(np.float32)
 
-vibration = load_workload(VIBRATION)
+vibration = load_workload(f"{Path(__file__).parents[2] / 'examples' / 'own_workload.py'}:vibration")
 
 
 def data(partition: int) -> Examples:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from client.workload import Examples, load_workload
-from tests.e2e.flower_processes import VIBRATION
 
-vibration = load_workload(VIBRATION)
+vibration = load_workload(f"{Path(__file__).parents[2] / 'examples' / 'own_workload.py'}:vibration")
 
 
 def data(partition: int) -> Examples:

@@ -73,7 +73,7 @@ def expected(arrays) -> dict[str, np.ndarray]:
 
 
 def test_only_the_update_crosses(host, keys, tmp_path):
-    arrays = model()
+    arrays = model(WORKLOAD)
     name = load_workload(WORKLOAD).name
     with contextlib.ExitStack() as stack:
         joined = stack.enter_context(device(host, tmp_path / "device", "--workload", WORKLOAD))
