@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from client.node import PreparedSteps
 from client.outbox import METRICS
@@ -69,6 +73,11 @@ class Machine:
     workers: int | None = None
     ray: str | None = None
 
+    @property
+    def trains_elsewhere(self) -> bool:
+        """Whether other processes train than the one that coordinates."""
+        return self.ray is not None or (self.workers or 1) > 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
@@ -97,9 +106,9 @@ def federate(stage: Stage) -> Arrays:
     """
     config, workload, checkpoint = stage.config, stage.workload, stage.checkpoint
     outcomes: list[Arrays] = []
-    with _work(stage) as work:
+    with _work(stage) as work, _evaluator(stage) as evaluate:
         grid = _grid(stage, work)
-        record = _Recorder(stage, grid)
+        record = _Recorder(stage, grid, evaluate)
 
         def compose(_: Grid, __: Context) -> Federation:
             return Federation(
@@ -107,7 +116,7 @@ def federate(stage: Stage) -> Arrays:
                 strategy=make_strategy(config.strategy or ""),
                 num_rounds=config.rounds,
                 averaged=buffer_names(workload),
-                evaluate=evaluation(workload),
+                evaluate=lambda *_: {},  # the recorder does it
                 now_s=grid.now_s,
                 wait=grid.wait,
                 withdraw=grid.withdraw,
@@ -120,7 +129,10 @@ def federate(stage: Stage) -> Arrays:
             )
 
         server = build_server_app(compose, lambda arrays, _: outcomes.append(arrays))
-        server(grid, server_context(_run_config(config)))
+        try:
+            server(grid, server_context(_run_config(config)))
+        finally:
+            record.complete()
     if not outcomes:
         raise RunFailed("the coordinator ended without a model")
     return outcomes[0]
@@ -141,11 +153,30 @@ def _work(stage: Stage) -> Iterator[Work]:
     elif machine.ray is not None:
         with RayWorkers(recipe, machine.ray, machine.workers) as work:
             yield work
-    elif machine.workers is not None and machine.workers > 1:
-        with Processes(recipe, machine.workers) as work:
+    elif machine.trains_elsewhere:
+        with Processes(recipe, machine.workers or 1) as work:
             yield work
     else:
         yield InProcess(recipe.app(stage.cache))
+
+
+Scores = Mapping[str, float]
+Evaluator = Callable[[int, Arrays], Callable[[], Scores]]
+"""Begins to evaluate the model of a round; what it returns gives the scores, or raises."""
+
+
+@contextmanager
+def _evaluator(stage: Stage) -> Iterator[Evaluator]:
+    """Evaluation beside the next round, where others train; else when its scores are wanted.
+
+    In a process that trains, the model could draw from the generator that training draws from.
+    """
+    evaluate = evaluation(stage.workload)
+    if not stage.machine.trains_elsewhere:
+        yield lambda number, arrays: partial(evaluate, number, arrays)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        yield lambda number, arrays: thread.submit(evaluate, number, arrays).result
 
 
 def _grid(stage: Stage, work: Work) -> SimulatedGrid:
@@ -166,17 +197,29 @@ def _grid(stage: Stage, work: Work) -> SimulatedGrid:
     )
 
 
-class _Recorder:
-    """Puts each round on record, and a checkpoint beside it now and then."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ended:
+    """A round that is not on record yet, since its model is still evaluated."""
 
-    def __init__(self, stage: Stage, grid: SimulatedGrid) -> None:
-        self._stage, self._grid = stage, grid
+    round: Round
+    rows: NDArray[np.void]
+    online: int
+    scores: Callable[[], Scores]
+
+
+class _Recorder:
+    """Puts each round on record when its model is evaluated, and a checkpoint beside it now and then."""
+
+    def __init__(self, stage: Stage, grid: SimulatedGrid, evaluate: Evaluator) -> None:
+        self._stage, self._grid, self._evaluate = stage, grid, evaluate
         self._kinds = [plan.name for plan in stage.enrolled.plans]
         self._together = stage.config.buffer is None
         self._saved_s = stage.machine.real_s()
+        self._ended: _Ended | None = None
 
     def __call__(self, done: Round, progress: Progress) -> None:
         stage, grid = self._stage, self._grid
+        self.complete()
         last = done.number == stage.config.rounds
         rows = rows_of(
             stage.enrolled.fleet,
@@ -187,14 +230,30 @@ class _Recorder:
             refused={r.node for r in done.refused if r.sent},
             together=self._together,
         )
-        record = round_record(done, rows, self._kinds, grid.online)
-        stage.draft.append(record, rows)
-        stage.watcher.on_round(record)
+        self._ended = _Ended(
+            round=done,
+            rows=rows,
+            online=grid.online,
+            scores=self._evaluate(done.number, progress.arrays),
+        )
+        if not stage.machine.trains_elsewhere:
+            self.complete()
         due_s = self._saved_s + stage.machine.checkpoint_every_s
         if not last and stage.machine.real_s() >= due_s:
+            self.complete()
             checkpoint = Checkpoint(digest=stage.digest, progress=progress, fabric=grid.fabric())
             stage.draft.save(*packed(checkpoint))
             self._saved_s = stage.machine.real_s()
+
+    def complete(self) -> None:
+        """Put the round that ended last on record."""
+        if (ended := self._ended) is None:
+            return
+        self._ended = None
+        done = replace(ended.round, evaluation=ended.scores())
+        record = round_record(done, ended.rows, self._kinds, ended.online)
+        self._stage.draft.append(record, ended.rows)
+        self._stage.watcher.on_round(record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
