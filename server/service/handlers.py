@@ -54,7 +54,14 @@ class Handlers:
 
     def __init__(self, around: Around) -> None:
         self._around = around
-        self._uploads = Uploads(around.store, around.limits, around.pool, around.now_s, self._end)
+        self._uploads = Uploads(
+            around.store,
+            around.limits,
+            around.pool,
+            around.now_s,
+            self._end,
+            lambda task_id: around.on_change([task_id]),
+        )
 
     def registered(self, calls: Calls) -> dict[str, grpc.RpcMethodHandler[bytes, bytes]]:
         """All methods by name."""
@@ -221,9 +228,7 @@ class Handlers:
         """An update, onto the disk."""
         device_id = _id_of(caller)
         with self._around.gate.stream(device_id):
-            receipt = await self._uploads.receive(device_id, take)
-        self._around.on_change([receipt.task_id])
-        return receipt
+            return await self._uploads.receive(device_id, take)
 
     async def decline(self, caller: Caller, request: pb.DeclineRequest) -> pb.DeclineReply:
         """Note that there will be no update."""

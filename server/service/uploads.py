@@ -38,7 +38,8 @@ class Upload:
 class Uploads:
     """All updates that arrive now. Used in the event loop; files are touched in threads of `pool`.
 
-    `end` ends tasks without an update, for a reason.
+    `end` ends tasks without an update, for a reason; `on_received` gets the task of an update that counts,
+    also when the device's call was over before it could hear of it.
     """
 
     def __init__(
@@ -48,9 +49,10 @@ class Uploads:
         pool: Executor,
         now_s: Callable[[], float],
         end: Callable[[list[bytes], str], Awaitable[None]],
+        on_received: Callable[[bytes], None],
     ) -> None:
         self._store, self._limits, self._pool = store, limits, pool
-        self._now_s, self._end = now_s, end
+        self._now_s, self._end, self._on_received = now_s, end, on_received
         self._under_way: dict[bytes, Upload] = {}
 
     def offset(self, device_id: int, task_id: bytes, digest: bytes) -> tuple[int, Receipt | None]:
@@ -137,9 +139,17 @@ class Uploads:
                 if part.WhichOneof("part") != "chunk":
                     raise Refusal(Reason.OUT_OF_ORDER, "after its header an update has chunks only")
                 await self._in_thread(partial(_keep, file, arriving, part.chunk))
-            return await self._in_thread(lambda: self._finish(header, arriving, file))
+            finishing = asyncio.ensure_future(
+                self._in_thread(lambda: self._finish(header, arriving, file))
+            )
+            finishing.add_done_callback(self._finished)
+            return await asyncio.shield(finishing)  # a call that is over does not stop the thread
         finally:
             file.close()  # here: a call that is over gets no thread any more
+
+    def _finished(self, finishing: asyncio.Future[Receipt]) -> None:
+        if not finishing.cancelled() and finishing.exception() is None:
+            self._on_received(finishing.result().task_id)
 
     def _finish(self, header: UpdateHeader, arriving: Arriving, file: BinaryIO) -> Receipt:
         blobs = self._store.blobs
