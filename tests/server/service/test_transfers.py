@@ -334,3 +334,26 @@ def test_messages_beyond_the_limit_are_refused(host):
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
             )
         device.send(task.task_id, UPDATE)
+
+
+def test_who_waits_hears_of_an_update_whose_call_ended_before_its_receipt(host, monkeypatch):
+    """As when a device is killed in that moment."""
+    heard: list[bytes] = []
+    host.on_change(heard.extend)
+    counting, over = threading.Event(), threading.Event()
+    receive = host.store.tasks.receive
+
+    def slowly(*args):
+        counting.set()
+        assert over.wait(30)
+        return receive(*args)
+
+    monkeypatch.setattr(host.store.tasks, "receive", slowly)
+    with peer(host) as device:
+        task = push(host, device.device_id)
+        call = device.stub.SendUpdate.future(parts(task.task_id, UPDATE))
+        assert counting.wait(30)
+        call.cancel()
+        time.sleep(0.3)  # until the service knows
+        over.set()
+        eventually("the news", lambda: heard == [task.task_id])
