@@ -108,10 +108,10 @@ def _records(content: RecordDict, kind: type[Record]) -> list[Record]:
 
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Arrays as Flower sends them."""
-    return ArrayRecord({name: _array(np.asarray(value)) for name, value in arrays.items()})
+    return ArrayRecord({name: _encoded(np.asarray(value)) for name, value in arrays.items()})
 
 
-def _array(value: NDArray[np.generic]) -> Array:
+def _encoded(value: NDArray[np.generic]) -> Array:
     """As Array(value), but the header is made once for each form."""
     return Array(dtype=str(value.dtype), shape=value.shape, stype=SType.NUMPY, data=npy(value))
 

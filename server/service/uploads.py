@@ -124,9 +124,8 @@ class Uploads:
         )
         try:
             file = await asyncio.shield(opening)
-        except (
-            asyncio.CancelledError
-        ):  # the call is over, but the thread opens the file all the same
+        except asyncio.CancelledError:
+            # The call is over, but the thread opens the file all the same.
             opening.add_done_callback(_close)
             raise
         try:
